@@ -1,0 +1,241 @@
+"""Configuration: one pydantic model per part, one RunConfig over them; unknown keys are errors.
+
+What lives here: fields, their meaning, defaults and ranges, and reading them from YAML and ``--set``.
+What does not: torch, vLLM or Ray, so that a wrong key fails within a second.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+RECIPES = importlib.resources.files("boxmed_ray") / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run. The message names the key, the value and the remedy."""
+
+
+class Part(BaseModel):
+    """Base of every part: unknown keys are errors, values are fixed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Part):
+    """Where studies come from and how they are split."""
+
+    kind: Literal["phantom", "nih", "manifest"] = Field("phantom", description="Which reader (data/readers).")
+    root: Path | None = Field(None, description="Folder of the data set; phantoms are generated and need none.")
+    train_studies: int = Field(4096, ge=8, description="Phantoms generated for training.")
+    test_studies: int = Field(512, ge=4, description="Phantoms generated and held out.")
+    test_share: Share = Field(0.2, description="Share of patients held out, for data sets without a split of their own.")
+    image_size: int = Field(112, ge=28, multiple_of=28, description="Side of the square the model sees, in pixels.")
+    coordinates: Literal["permille", "pixel", "unit"] = Field("permille", description="Meaning of numbers in answers.")
+    skip_corrupt: bool = Field(False, description="Skip, count and list studies that cannot be read, instead of refusing.")
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> DataConfig:
+        if self.kind != "phantom" and self.root is None:
+            raise ValueError(f"data.kind {self.kind!r} needs data.root, the folder of the data set (--set data.root=DIR)")
+        return self
+
+
+class ModelConfig(Part):
+    """Which backbone. ``tiny`` builds a small Qwen2-VL from scratch; a path or hub name is loaded."""
+
+    name_or_path: str = Field("tiny", description="'tiny', a local folder, or a hub name.")
+    hidden_size: int = Field(192, ge=32, multiple_of=32, description="tiny: width of the language model.")
+    layers: int = Field(4, ge=1, description="tiny: layers of the language model.")
+    vision_hidden_size: int = Field(128, ge=32, multiple_of=32, description="tiny: width of the vision tower.")
+    vision_layers: int = Field(3, ge=1, description="tiny: layers of the vision tower.")
+    vocabulary: int = Field(768, ge=300, description="tiny: size at which the tokenizer stops merging.")
+    max_length: int = Field(512, ge=64, description="Tokens of image, prompt and response that an engine holds.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Weights in training and generation.")
+
+
+class SupervisedConfig(Part):
+    """A supervised stage: AdamW, cosine, cross-entropy on the response tokens only."""
+
+    steps: int = Field(300, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(32, ge=1, description="Examples per step over all workers.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    warmup_steps: int = Field(20, ge=0, description="Linear warm-up.")
+    min_lr_ratio: Share = Field(0.05, description="Learning rate at the end of the cosine, relative to the peak.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW.")
+    grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints (one is also left on interrupt).")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+
+
+class MCLConfig(SupervisedConfig):
+    """Medical concept learning."""
+
+    grounding_share: Share = Field(0.8, description="Share of examples that ask for boxes; the rest ask for chains.")
+    noisy_box_share: Share = Field(1.0, description="Share of boxes drawn as a second reader would draw them.")
+    box_jitter: float = Field(0.15, ge=0, le=1, description="Spread of a noisy box's sides, relative to side length.")
+
+
+class AdapterConfig(SupervisedConfig):
+    """The downstream LoRA adapter on plain reports; the backbone is frozen."""
+
+    rank: int = Field(8, ge=1, le=256, description="LoRA r.")
+    alpha: int = Field(16, ge=1, description="LoRA alpha.")
+    dropout: Share = Field(0.0, description="LoRA dropout.")
+
+
+class SVRConfig(Part):
+    """Spatially verifiable reinforcement: GRPO on grounding prompts."""
+
+    steps: int = Field(60, ge=1, description="Learner updates.")
+    prompts_per_step: int = Field(32, ge=1, description="Groups per update.")
+    group_size: int = Field(8, ge=2, description="N, responses sampled per prompt.")
+    temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
+    max_new_tokens: int = Field(64, ge=8, description="Cap of a response.")
+    none_share: Share = Field(0.05, description="Share of prompts about a denied finding, for which the answer is none.")
+    lr: float = Field(1.5e-4, gt=0, description="Peak learning rate (AdamW).")
+    warmup_steps: int = Field(5, ge=0, description="Linear warm-up.")
+    min_lr_ratio: Share = Field(0.1, description="Cosine floor, relative to the peak.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW.")
+    grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
+    kl_beta: float = Field(0.01, ge=0, description="Weight of KL to the frozen reference; 0 runs no reference pass.")
+    kl_kind: Literal["k1", "k2", "k3"] = Field("k3", description="KL estimator.")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low.")
+    clip_high: float = Field(0.28, gt=0, description="ε_high.")
+    scale: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by.")
+    aggregation: Literal["token", "sequence", "constant"] = Field("token", description="How token losses are averaged.")
+    inner_epochs: int = Field(1, ge=1, description="Updates per batch of rollouts.")
+    importance_cap: float = Field(2.0, gt=0, description="C of the truncated importance correction.")
+    micro_groups: int = Field(8, ge=1, description="Groups per forward and backward of one learner rank.")
+    rewards: dict[str, float] = Field(
+        default_factory=lambda: {"iou": 1.0, "format": 1.0}, description="Reward names and their weights."
+    )
+    shared_prompt: Literal["auto", "prefix_cache", "packed_row", "replicated"] = Field(
+        "auto", description="How the learner computes a group (docs/training.md)."
+    )
+    checkpoint_every: int = Field(20, ge=1, description="Updates between checkpoints (one is also left on interrupt).")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+
+
+class EvaluateConfig(Part):
+    """Evaluation on held-out studies."""
+
+    images: int = Field(500, ge=1, description="Held-out images at most.")
+    temperature: float = Field(1.0, gt=0, description="Temperature of the sampled decoding.")
+    report_tokens: int = Field(160, ge=8, description="Cap of a report.")
+
+
+class ResourcesConfig(Part):
+    """What a run occupies. The defaults fit two cores and no GPU."""
+
+    train_workers: int = Field(2, ge=1, description="Ray Train workers of a supervised stage.")
+    learner_ranks: int = Field(2, ge=1, description="DeepSpeed learner actors.")
+    rollout_workers: int = Field(2, ge=1, description="vLLM actors.")
+    reward_workers: int = Field(1, ge=1, description="Reward actors.")
+    threads: int = Field(1, ge=1, description="CPU threads of each actor.")
+    gpus_per_learner: float = Field(0, ge=0, description="GPUs of a learner rank or train worker.")
+    gpus_per_rollout: float = Field(0, ge=0, description="GPUs of a rollout worker.")
+    kv_cache_gb: float = Field(0.5, gt=0, description="CPU memory of vLLM's key-value cache, per worker.")
+    max_sequences: int = Field(128, ge=1, description="Sequences a rollout worker runs at once.")
+    phase_timeout_s: float = Field(300, gt=0, description="Time-out of one generation, scoring, update or push phase.")
+
+
+class RunConfig(Part):
+    """A whole run: stages in order, on one data set, from one seed."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder below runs_dir.")
+    runs_dir: Path = Field(Path("runs"), description="Where run folders are written.")
+    seed: int = Field(0, ge=0, description="Seeds data, initial weights, order and sampling.")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    mcl: MCLConfig = MCLConfig()
+    svr: SVRConfig = SVRConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs_dir / self.name
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a shipped recipe or a YAML file and apply ``a.b=value`` overrides (values are YAML).
+
+    Raises:
+        ConfigError: unknown recipe, missing file, bad YAML, unknown key or wrong type; the message
+            names the key, the value and the remedy.
+    """
+    path = Path(recipe)
+    if recipe in recipe_names():
+        text, where = (RECIPES / f"{recipe}.yaml").read_text(), f"recipe {recipe}"
+    elif path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; give a YAML file or one of: {', '.join(recipe_names())}")
+        text, where = path.read_text(), str(path)
+    else:
+        raise ConfigError(f"recipe {recipe!r} is unknown; use one of: {', '.join(recipe_names())}, or a .yaml file")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not readable as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: must be a mapping of keys to values, found {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    return validate_config(values, where)
+
+
+def validate_config(values: dict[str, Any], where: str) -> RunConfig:
+    """Validate, turning pydantic's report into one message with key, value and what was expected."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(item), where) for item in error.errors())) from None
+
+
+def _explain(item: dict[str, Any], where: str) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key!r}; known keys there: {', '.join(_known_keys(item['loc'][:-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {key} = {item['input']!r}: {message}" if key else f"{where}: {message}"
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in loc:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return list(model.model_fields)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: must be key=value, for example --set svr.steps=20")
+    *parents, last = key.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {text!r} is not readable as YAML") from error

@@ -1,0 +1,165 @@
+"""Prompts, the response form, and the one place where an answer is read.
+
+What lives here: what the model is asked (three tasks), how the reference response is written, and
+``parse_answer``. What does not: rewards (they get the parsed answer), tokenisation (model/).
+
+Response form (arXiv 2504.18453 §3.2): ``<think>…</think><answer>…</answer>``; boxes in the answer as
+``[x1, y1, x2, y2]`` separated by ``, ``; ``none`` for no finding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from boxmed_ray.data.study import Box, Finding
+
+Coordinates = Literal["permille", "pixel", "unit"]
+
+
+class Task(StrEnum):
+    """What one prompt asks for."""
+
+    GROUND = "ground"
+    CONCEPTS = "concepts"
+    REPORT = "report"
+
+
+INSTRUCTIONS: dict[Task, str] = {
+    Task.GROUND: "Locate in this chest X-ray: {phrase}",
+    Task.CONCEPTS: "Reason step by step about the findings in this chest X-ray.",
+    Task.REPORT: "Write the findings of this chest X-ray.",
+}
+
+OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
+OPEN_ANSWER, CLOSE_ANSWER = "<answer>", "</answer>"
+NONE = "none"
+
+
+def instruction(task: Task, phrase: str | None = None) -> str:
+    """The words of the user turn. ``phrase`` is required for GROUND and refused elsewhere."""
+    if (task is Task.GROUND) != (phrase is not None):
+        raise ValueError(f"task {task.value!r} {'needs' if task is Task.GROUND else 'takes no'} phrase")
+    return INSTRUCTIONS[task].format(phrase=phrase)
+
+
+def chat(task: Task, phrase: str | None = None) -> list[dict[str, Any]]:
+    """One user turn with the image first, in the form ``processor.apply_chat_template`` takes."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": instruction(task, phrase)}]}]
+
+
+def _number(value: float, extent: int, coordinates: Coordinates) -> str:
+    if coordinates == "permille":
+        return str(min(1000, max(0, round(1000 * value / extent))))
+    if coordinates == "pixel":
+        return str(min(extent, max(0, round(value))))
+    return f"{min(1.0, max(0.0, value / extent)):.3f}"
+
+
+def format_boxes(boxes: Sequence[Box], width: int, height: int, coordinates: Coordinates = "permille") -> str:
+    """Boxes in pixels of a ``width`` x ``height`` image as the text of an answer; ``none`` when empty."""
+    parts = (
+        ", ".join(
+            _number(value, extent, coordinates)
+            for value, extent in zip(box, (width, height, width, height), strict=True)
+        )
+        for box in boxes
+    )
+    return ", ".join(f"[{part}]" for part in parts) or NONE
+
+
+def format_response(think: str, answer: str) -> str:
+    """The whole response form."""
+    return f"{OPEN_THINK}{think}{CLOSE_THINK}{OPEN_ANSWER}{answer}{CLOSE_ANSWER}"
+
+
+def chain(finding: Finding) -> str:
+    """One reasoning chain, Findings → Disease → Anatomical region; unknown links are left out."""
+    links = [finding.phrase.rstrip(". "), finding.disease, finding.region]
+    return " -> ".join(link for link in links if link)
+
+
+def ground_response(finding: Finding, width: int, height: int, coordinates: Coordinates = "permille") -> str:
+    """Reference response to GROUND: the finding's concepts, then its boxes (or ``none``)."""
+    concepts = " -> ".join(link for link in (finding.disease, finding.region) if link)
+    return format_response(concepts or NONE, format_boxes(finding.boxes, width, height, coordinates))
+
+
+def concepts_response(findings: Sequence[Finding]) -> str:
+    """Reference response to CONCEPTS: every chain in the thinking, the diseases in the answer."""
+    think = "; ".join(chain(finding) for finding in findings) or NONE
+    diseases = dict.fromkeys(finding.disease for finding in findings if finding.disease)
+    return format_response(think, ", ".join(d for d in diseases if d) or NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, read.
+
+    ``boxes`` is None when the answer cannot be read as boxes (malformed), empty for an explicit
+    ``none``; otherwise pixels of the image the width and height of which were given to the parser.
+    ``well_formed``: the whole response matches the form, which format rewards ask.
+    """
+
+    boxes: tuple[Box, ...] | None
+    well_formed: bool
+    think: str
+
+    @property
+    def malformed(self) -> bool:
+        """True when there is neither a box list nor an explicit none."""
+        return self.boxes is None
+
+
+_NUMBER = r"\d{1,5}(?:\.\d{1,6})?"
+_BOX = rf"\[{_NUMBER}(?:, {_NUMBER}){{3}}\]"
+_RESPONSE = re.compile(r"<think>(?P<think>.*?)</think><answer>(?P<answer>.*?)</answer>", re.DOTALL)
+_BOXES = re.compile(rf"{_BOX}(?:, {_BOX})*")
+_TAG = re.compile(r"</?(?:think|answer)>")
+MAX_BOXES = 64
+"""More boxes than this in one answer is malformed: no chest X-ray needs them, and matching is cubic."""
+_MAX_CHARACTERS = 20_000
+
+
+def parse_answer(text: str, width: int, height: int, coordinates: Coordinates = "permille") -> Answer:
+    """Read a grounding response.
+
+    Args:
+        text: the decoded response, without the end-of-turn token.
+        width: pixels of the image in which boxes are wanted.
+        height: the same.
+        coordinates: what the numbers in the text mean.
+
+    Returns:
+        The Answer. Never raises: whatever a model writes is an answer or malformed.
+    """
+    if len(text) > _MAX_CHARACTERS:
+        return Answer(None, False, "")
+    match = _RESPONSE.fullmatch(text.strip())
+    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+        return Answer(None, False, "")
+    think, answer = match["think"].strip(), match["answer"].strip()
+    if answer == NONE:
+        return Answer((), True, think)
+    if _BOXES.fullmatch(answer) is None:
+        return Answer(None, False, think)
+    numbers = [float(n) for n in re.findall(_NUMBER, answer)]
+    if len(numbers) > 4 * MAX_BOXES:
+        return Answer(None, False, think)
+    boxes = tuple(_to_pixels(numbers[i : i + 4], width, height, coordinates) for i in range(0, len(numbers), 4))
+    if any(box.x2 <= box.x1 or box.y2 <= box.y1 for box in boxes):
+        return Answer(None, False, think)
+    if any(box.x2 > width * 1.001 or box.y2 > height * 1.001 for box in boxes):
+        return Answer(None, False, think)
+    return Answer(boxes, True, think)
+
+
+def _to_pixels(numbers: Sequence[float], width: int, height: int, coordinates: Coordinates) -> Box:
+    scale = {"permille": 1000.0, "unit": 1.0}.get(coordinates)
+    factors = (width, height, width, height)
+    if scale is None:
+        return Box(*numbers)
+    return Box(*(n * f / scale for n, f in zip(numbers, factors, strict=True)))

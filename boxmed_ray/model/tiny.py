@@ -1,0 +1,148 @@
+"""A tiny Qwen2-VL from scratch: the real architecture and processors, small enough for two cores.
+
+What lives here: the sizes, the tokenizer trained on the run's own words, the initial weights. What
+does not: loading (policy.py). Every class is the one a full-size Qwen2-VL uses; digits are single
+tokens, as its tokenizer has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from boxmed_ray.config import ModelConfig
+from boxmed_ray.data.prompts import CLOSE_ANSWER, CLOSE_THINK, OPEN_ANSWER, OPEN_THINK
+
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIAL = (
+    END_OF_TEXT,
+    IM_START,
+    IM_END,
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+TAGS = (OPEN_THINK, CLOSE_THINK, OPEN_ANSWER, CLOSE_ANSWER)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Qwen2-VL's turn format without its default system turn, which would cost more tokens than the prompt."""
+
+
+def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
+    """Train byte-level BPE with Qwen2's own pre-tokenisation (single digits) on ``corpus``."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL) - len(TAGS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = Qwen2Tokenizer(vocab=backend.get_vocab(), merges=_merges(backend))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.eos_token, tokenizer.pad_token = IM_END, END_OF_TEXT
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _merges(backend: Tokenizer) -> list[tuple[str, str]]:
+    # Merges are readable from a trained tokenizer only through its serialised form.
+    merges: list[list[str]] = json.loads(backend.to_str())["model"]["merges"]
+    return [(left, right) for left, right in merges]
+
+
+def build_tiny(config: ModelConfig, image_size: int, corpus: Iterable[str], seed: int, folder: Path) -> None:
+    """Write a complete model folder: configuration, random weights, tokenizer, image processor.
+
+    Args:
+        config: sizes.
+        image_size: side of the square that every image is resized to, a multiple of 28.
+        corpus: texts of the run, on which the tokenizer is trained.
+        seed: of the initial weights.
+        folder: written to; transformers and vLLM load it as it is.
+    """
+    tokenizer = build_tokenizer(corpus, config.vocabulary)
+    pixels = {"shortest_edge": image_size**2, "longest_edge": image_size**2}
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=pixels),
+        chat_template=CHAT_TEMPLATE,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2VLForConditionalGeneration(_qwen2_vl_config(config, tokenizer))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _qwen2_vl_config(config: ModelConfig, tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
+    head = 32
+    heads = config.hidden_size // head
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    # mRoPE splits half of the head's dimensions into time, height and width.
+    half = head // 2
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": config.hidden_size,
+            "intermediate_size": 3 * config.hidden_size,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2 if heads % 2 == 0 else heads,
+            "max_position_embeddings": 4096,
+            "max_window_layers": config.layers,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
+            "bos_token_id": ids[END_OF_TEXT],
+            "eos_token_id": ids[IM_END],
+            "pad_token_id": ids[END_OF_TEXT],
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": config.vision_layers,
+            "embed_dim": config.vision_hidden_size,
+            "hidden_size": config.hidden_size,
+            "num_heads": config.vision_hidden_size // head,
+            "mlp_ratio": 3,
+            "patch_size": 14,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
