@@ -1,0 +1,248 @@
+"""Study -> training examples: what the model is asked about an image and what it should answer.
+
+What lives here: which findings are asked about, how the tasks are mixed, and the second reader's
+noise on boxes. What does not: the words of prompts and answers (prompts.py), tokens (model/).
+
+Everything is a pure function of studies, config and seed. Example ``i`` does not depend on how many
+are asked for, so a stage resumes at any position by slicing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+from boxmed_ray.config import MCLConfig
+from boxmed_ray.data.prompts import Coordinates, Task, concepts_response, ground_response, instruction
+from boxmed_ray.data.study import Box, DataError, Finding, Study
+
+NO_FINDING: Final = "No Finding"
+_DENIAL: Final = "no "
+_MAX_SHIFT: Final = 0.4
+"""A noisy side moves by at most this share of the side length: the two sides of a box never meet."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt about one image with its reference response.
+
+    ``boxes`` are the targets of a GROUND example in pixels of the stored image: exactly as the data
+    has them, whatever noise ``response`` was written with. Empty means that ``none`` is right.
+    """
+
+    id: str
+    task: Task
+    phrase: str | None
+    prompt: str
+    response: str
+    study: Study
+    boxes: tuple[Box, ...] = ()
+
+
+def is_denied(finding: Finding) -> bool:
+    """Whether a finding says that something is absent: no boxes, and a phrase such as "No pneumothorax"."""
+    return not finding.boxes and finding.phrase.lower().startswith(_DENIAL) and finding.disease != NO_FINDING
+
+
+def grounded_findings(study: Study) -> list[Finding]:
+    """Findings with boxes, one per phrase: boxes of one phrase are the answer to one prompt."""
+    merged: dict[str, Finding] = {}
+    for finding in study.findings:
+        if not finding.boxes:
+            continue
+        first = merged.get(finding.phrase)
+        if first is None:
+            merged[finding.phrase] = finding
+        else:
+            region = first.region if first.region == finding.region else None
+            update = {"boxes": first.boxes + finding.boxes, "region": region}
+            merged[finding.phrase] = first.model_copy(update=update)
+    return list(merged.values())
+
+
+def denied_findings(study: Study) -> list[Finding]:
+    """What a study denies, as it is asked for: without the "No", which would give the answer away."""
+    asked = {}
+    for finding in study.findings:
+        if is_denied(finding):
+            phrase = finding.phrase[len(_DENIAL) :].strip().rstrip(".")
+            phrase = phrase[:1].upper() + phrase[1:]
+            asked[phrase] = Finding(phrase=phrase)
+    present = {finding.phrase for finding in study.findings if finding.boxes}
+    return [finding for phrase, finding in asked.items() if phrase not in present]
+
+
+def stated_findings(study: Study) -> list[Finding]:
+    """The findings a chain of concepts is written for: all but denials."""
+    return [finding for finding in study.findings if not is_denied(finding)]
+
+
+def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Random) -> Box:
+    """The box as a second reader would draw it.
+
+    Each side moves by a normal deviate of standard deviation ``spread`` times the box's width or
+    height, at most 0.4 of it, and stays in the ``width`` x ``height`` image.
+    """
+
+    def moved(value: float, side: float, extent: int) -> float:
+        shift = max(-_MAX_SHIFT, min(_MAX_SHIFT, rng.gauss(0.0, spread)))
+        return max(0.0, min(float(extent), value + shift * side))
+
+    across, down = box.x2 - box.x1, box.y2 - box.y1
+    return Box(
+        moved(box.x1, across, width), moved(box.y1, down, height),
+        moved(box.x2, across, width), moved(box.y2, down, height),
+    )  # fmt: skip
+
+
+def ground_example(study: Study, finding: Finding, coordinates: Coordinates = "permille") -> Example:
+    """The GROUND example of one finding; a finding without boxes is answered ``none``."""
+    return Example(
+        id=f"{study.id}/{Task.GROUND}/{finding.phrase}",
+        task=Task.GROUND,
+        phrase=finding.phrase,
+        prompt=instruction(Task.GROUND, finding.phrase),
+        response=ground_response(finding, study.width, study.height, coordinates),
+        study=study,
+        boxes=finding.boxes,
+    )
+
+
+def all_ground_examples(studies: Sequence[Study], coordinates: Coordinates = "permille") -> list[Example]:
+    """Every finding that has boxes, once, in the order of the studies: what evaluation asks."""
+    return [ground_example(s, f, coordinates) for s in studies for f in grounded_findings(s)]
+
+
+def ground_prompts(
+    studies: Sequence[Study], count: int, *, none_share: float, seed: int, coordinates: Coordinates = "permille"
+) -> list[Example]:
+    """``count`` grounding prompts for reinforcement, ``none_share`` of them about denied findings.
+
+    Raises:
+        DataError: no study has a finding with a box.
+    """
+    rng = random.Random(f"ground/{seed}")
+    grounded = _Deck([(s, f) for s in studies for f in grounded_findings(s)], f"ground/{seed}")
+    denied = _Deck([(s, f) for s in studies for f in denied_findings(s)], f"none/{seed}")
+    _require(grounded, "a finding with a box, which grounding needs")
+    chosen = []
+    for _ in range(count):
+        wants_none = rng.random() < none_share
+        chosen.append((denied if wants_none and denied else grounded).draw())
+    return [ground_example(study, finding, coordinates) for study, finding in chosen]
+
+
+def mcl_examples(
+    studies: Sequence[Study],
+    count: int,
+    *,
+    config: MCLConfig,
+    seed: int,
+    coordinates: Coordinates = "permille",
+    none_share: float = 0.05,
+) -> list[Example]:
+    """``count`` examples of medical concept learning, in training order.
+
+    ``config.grounding_share`` of them ask for boxes (of those ``none_share`` about a denied finding),
+    the rest for chains of concepts. A noisy box is drawn once per seed and stays the same over
+    epochs: the noise is in the data, as a reader's is, and does not average out.
+
+    Raises:
+        DataError: the studies have nothing that the config asks for.
+    """
+    rng = random.Random(f"mcl/{seed}")
+    grounded = _Deck([(s, f) for s in studies for f in grounded_findings(s)], f"mcl-ground/{seed}")
+    denied = _Deck([(s, f) for s in studies for f in denied_findings(s)], f"mcl-none/{seed}")
+    stated = _Deck([s for s in studies if stated_findings(s)], f"mcl-concepts/{seed}")
+    if config.grounding_share > 0:
+        _require(grounded, "a finding with a box; set mcl.grounding_share=0 to train on chains only")
+    if config.grounding_share < 1:
+        _require(stated, "a finding; set mcl.grounding_share=1 to train on boxes only")
+    examples = []
+    for _ in range(count):
+        wants_ground, wants_none = rng.random() < config.grounding_share, rng.random() < none_share
+        if not wants_ground:
+            examples.append(_concepts_example(stated.draw()))
+        elif wants_none and denied:
+            examples.append(ground_example(*denied.draw(), coordinates))
+        else:
+            study, finding = grounded.draw()
+            examples.append(_noisy_ground_example(study, finding, config, seed, coordinates))
+    return examples
+
+
+def report_examples(studies: Sequence[Study], count: int, *, seed: int) -> list[Example]:
+    """``count`` examples of the REPORT task in training order; the response is the plain report.
+
+    Raises:
+        DataError: no study has a report.
+    """
+    deck = _Deck([s for s in studies if s.report], f"report/{seed}")
+    _require(deck, "a report, which the adapter stage is trained on")
+    return [report_example(deck.draw()) for _ in range(count)]
+
+
+def report_example(study: Study) -> Example:
+    """The REPORT example of one study, which must have a report."""
+    if not study.report:
+        raise ValueError(f"study {study.id!r} has no report")
+    return Example(f"{study.id}/{Task.REPORT}", Task.REPORT, None, instruction(Task.REPORT), study.report, study)
+
+
+def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille") -> list[str]:
+    """Every text the stages would show, once: what a tokenizer is trained on."""
+    texts: dict[str, None] = {}
+    for study in studies:
+        examples = [ground_example(study, f, coordinates) for f in grounded_findings(study) + denied_findings(study)]
+        if stated_findings(study):
+            examples.append(_concepts_example(study))
+        if study.report:
+            examples.append(report_example(study))
+        for example in examples:
+            texts[example.prompt] = texts[example.response] = None
+    return list(texts)
+
+
+def _concepts_example(study: Study) -> Example:
+    response = concepts_response(stated_findings(study))
+    return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
+
+
+def _noisy_ground_example(
+    study: Study, finding: Finding, config: MCLConfig, seed: int, coordinates: Coordinates
+) -> Example:
+    rng = random.Random(f"reader/{seed}/{study.id}/{finding.phrase}")
+    boxes = tuple(
+        jitter_box(box, study.width, study.height, config.box_jitter, rng)
+        if rng.random() < config.noisy_box_share
+        else box
+        for box in finding.boxes
+    )
+    drawn = ground_example(study, finding.model_copy(update={"boxes": boxes}), coordinates)
+    return replace(drawn, boxes=finding.boxes)
+
+
+def _require(deck: _Deck[T], what: str) -> None:
+    if not deck:
+        raise DataError(f"none of the studies has {what}; check data.root and the split of the data set")
+
+
+class _Deck(Generic[T]):
+    """Items dealt in a random order, shuffled anew when all have been dealt."""
+
+    def __init__(self, items: Sequence[T], seed: str) -> None:
+        self._items = list(items)
+        self._rng = random.Random(seed)
+        self._hand: list[T] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def draw(self) -> T:
+        if not self._hand:
+            self._hand = self._rng.sample(self._items, len(self._items))
+        return self._hand.pop()
