@@ -19,7 +19,6 @@ from boxmed_ray.data.prompts import Coordinates, Task, concepts_response, ground
 from boxmed_ray.data.study import Box, DataError, Finding, Study
 
 NO_FINDING: Final = "No Finding"
-_DENIAL: Final = "no "
 _MAX_SHIFT: Final = 0.4
 """A noisy side moves by at most this share of the side length: the two sides of a box never meet."""
 
@@ -44,8 +43,8 @@ class Example:
 
 
 def is_denied(finding: Finding) -> bool:
-    """Whether a finding says that something is absent: no boxes, and a phrase such as "No pneumothorax"."""
-    return not finding.boxes and finding.phrase.lower().startswith(_DENIAL) and finding.disease != NO_FINDING
+    """Whether a finding says that something is absent, as "No pneumothorax." does."""
+    return not finding.boxes and finding.disease == NO_FINDING
 
 
 def grounded_findings(study: Study) -> list[Finding]:
@@ -65,20 +64,16 @@ def grounded_findings(study: Study) -> list[Finding]:
 
 
 def denied_findings(study: Study) -> list[Finding]:
-    """What a study denies, as it is asked for: without the "No", which would give the answer away."""
-    asked = {}
-    for finding in study.findings:
-        if is_denied(finding):
-            phrase = finding.phrase[len(_DENIAL) :].strip().rstrip(".")
-            phrase = phrase[:1].upper() + phrase[1:]
-            asked[phrase] = Finding(phrase=phrase)
-    present = {finding.phrase for finding in study.findings if finding.boxes}
-    return [finding for phrase, finding in asked.items() if phrase not in present]
+    """What a study denies, one per phrase; asked where it is, the answer is ``none``."""
+    return list({finding.phrase: finding for finding in study.findings if is_denied(finding)}.values())
 
 
 def stated_findings(study: Study) -> list[Finding]:
-    """The findings a chain of concepts is written for: all but denials."""
-    return [finding for finding in study.findings if not is_denied(finding)]
+    """The findings a chain of concepts is written for: what is there or, in a clear image, what is not.
+
+    Never both: "No Finding" beside a disease in one answer would contradict the bank.
+    """
+    return [finding for finding in study.findings if not is_denied(finding)] or denied_findings(study)
 
 
 def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Random) -> Box:
@@ -93,10 +88,8 @@ def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Ran
         return max(0.0, min(float(extent), value + shift * side))
 
     across, down = box.x2 - box.x1, box.y2 - box.y1
-    return Box(
-        moved(box.x1, across, width), moved(box.y1, down, height),
-        moved(box.x2, across, width), moved(box.y2, down, height),
-    )  # fmt: skip
+    left, top = moved(box.x1, across, width), moved(box.y1, down, height)
+    return Box(left, top, moved(box.x2, across, width), moved(box.y2, down, height))
 
 
 def ground_example(study: Study, finding: Finding, coordinates: Coordinates = "permille") -> Example:
