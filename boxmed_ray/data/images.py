@@ -1,0 +1,210 @@
+"""Image files -> pixels: opened once, decoded in full, turned upright, resized once.
+
+What lives here: PNG, JPEG, TIFF, BMP, WebP, JPEG 2000 and DICOM, and every way in which such a file
+can be bad. What does not: what is in the image (readers/), patches and tensors (model/inputs.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from boxmed_ray.data.study import DataError
+
+MAX_PIXELS: Final = 64_000_000
+"""Larger images are refused before they are decoded; the largest detectors give some 20 million."""
+MAX_BYTES: Final = 512_000_000
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".dcm", ".dicom"})
+_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "GIF")
+_DICOM_MARK: Final = slice(128, 132)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image at ``path``, upright, fully decoded, 8 bit, mode L (grey) or RGB.
+
+    Raises:
+        DataError: missing, unreadable, empty, truncated, too large, animated or not an image; the
+            message names the file and the remedy.
+    """
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        DataError: there is no such file, it is empty, too large, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise DataError(f"{path}: is not a file; give the path of an image file")
+        if size > MAX_BYTES:
+            raise DataError(f"{path}: has {size} bytes, more than {MAX_BYTES}; give a single frame as PNG or JPEG")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image file; restore it or remove its study") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not data:
+        raise DataError(f"{path}: is empty (0 bytes); copy it again from its source")
+    return data
+
+
+def decode_image(data: bytes, path: Path) -> Image.Image:
+    """As ``open_image``, for bytes already read; ``path`` is for messages only."""
+    if data[_DICOM_MARK] == b"DICM":
+        return _decode_dicom(data, path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError:
+        raise DataError(_too_large(path, "over 170 million")) from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not a readable PNG, JPEG, TIFF, WebP or DICOM file; copy it again") from None
+    except Exception as error:  # damaged headers make Pillow raise nearly anything
+        raise DataError(f"{path}: has a damaged header ({error}); copy it again from its source") from error
+    _check_frame(image.width, image.height, getattr(image, "n_frames", 1), path)
+    try:
+        image.load()
+        return _eight_bit(ImageOps.exif_transpose(image))
+    except Exception as error:  # truncated or damaged data: SyntaxError, OSError, struct.error, zlib.error, …
+        raise DataError(f"{path}: is truncated or damaged ({error}); copy it again from its source") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of the upright image from its header, without decoding pixels.
+
+    Raises:
+        DataError: as ``open_image``, but truncated pixels go unnoticed.
+    """
+    if path.suffix.lower() in {".dcm", ".dicom"}:
+        return open_image(path).size
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            return (image.height, image.width) if turned else image.size
+    except Exception:  # open_image says what is wrong, or decodes what the header alone did not tell
+        return open_image(path).size
+
+
+def load_square(path: Path, side: int, cache: Path | None = None) -> Image.Image:
+    """The image as the model sees it: RGB, ``side`` x ``side`` (the aspect ratio is given up).
+
+    Args:
+        path: the stored image.
+        side: pixels.
+        cache: folder in which resized images are kept, as arrays, under the file's path, size and time.
+
+    Raises:
+        DataError: as ``open_image``.
+    """
+    if cache is None:
+        return resize_square(open_image(path), side)
+    kept = _cache_path(path, side, cache)
+    if kept is not None and kept.is_file():
+        return Image.fromarray(np.load(kept)).convert("RGB")
+    image = resize_square(open_image(path), side)
+    keep_square(image, path, cache)
+    return image
+
+
+def resize_square(image: Image.Image, side: int) -> Image.Image:
+    """``image`` as RGB of ``side`` x ``side``, area-averaged where it shrinks."""
+    grey_or_rgb = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC)
+    return grey_or_rgb.convert("RGB")
+
+
+def keep_square(image: Image.Image, path: Path, cache: Path) -> None:
+    """Put a resized image into the cache; safe against other processes that do the same."""
+    kept = _cache_path(path, image.width, cache)
+    if kept is None:
+        return
+    pixels = np.asarray(image)
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]  # grey: a third of the space
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=kept.parent, suffix=".tmp")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, pixels)
+    os.replace(temporary, kept)
+
+
+def _cache_path(path: Path, side: int, cache: Path) -> Path | None:
+    """Where the resized image is kept; None for a file that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{side}".encode()).hexdigest()
+    return cache / f"{side}px" / key[:2] / f"{key[2:34]}.npy"
+
+
+def _too_large(path: Path, pixels: object) -> str:
+    return f"{path}: has {pixels} pixels, more than {MAX_PIXELS}; scale it down first"
+
+
+def _check_frame(width: int, height: int, frames: int, path: Path) -> None:
+    if width < 1 or height < 1:
+        raise DataError(f"{path}: has no pixels ({width}x{height}); copy it again from its source")
+    if width * height > MAX_PIXELS:
+        raise DataError(_too_large(path, width * height))
+    if frames > 1:
+        raise DataError(f"{path}: has {frames} frames; save the one that is meant as PNG")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow as L or RGB; see-through pixels become black."""
+    if image.mode in {"L", "RGB"}:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_stretch(np.asarray(image, dtype=np.float64)))
+    if image.mode in {"LA", "PA", "RGBA", "RGBa", "La"} or "transparency" in image.info:
+        shown = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, (0, 0, 0, 255)), shown).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretch(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """More than 8 bits onto 0–255 by the image's own range: 12-bit detectors leave a 16-bit file nearly black."""
+    if not np.isfinite(pixels).all():
+        raise ValueError("pixels that are not finite numbers")
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.round((pixels - low) * (255.0 / max(high - low, 1e-9))).astype(np.uint8)
+
+
+def _decode_dicom(data: bytes, path: Path) -> Image.Image:
+    """One frame of a DICOM file: rescaled, windowed as stored, MONOCHROME1 inverted. No identifier is read."""
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space
+
+    try:
+        dataset: Any = pydicom.dcmread(io.BytesIO(data))
+        width, height = int(dataset.Columns), int(dataset.Rows)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    except Exception as error:  # a damaged file makes pydicom raise nearly anything
+        raise DataError(f"{path}: is not a readable DICOM image ({error}); export it again") from error
+    _check_frame(width, height, frames, path)
+    try:
+        pixels = dataset.pixel_array
+        kind = str(dataset.PhotometricInterpretation)
+        if pixels.ndim == 3:
+            rgb = pixels if kind == "RGB" else convert_color_space(pixels, kind, "RGB")
+            return Image.fromarray(rgb.astype(np.uint8))
+        if not kind.startswith("MONOCHROME"):
+            raise ValueError(f"photometric interpretation {kind}")
+        grey = _stretch(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float64))
+        return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey)
+    except Exception as error:
+        raise DataError(
+            f"{path}: its DICOM pixels cannot be decoded ({error}); export it uncompressed or as PNG"
+        ) from error
