@@ -1,0 +1,32 @@
+"""`boxmed doctor`: print what boxmed_ray.doctor found, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from boxmed_ray.doctor import Check, examine
+
+
+def doctor(*, as_json: bool, runs_dir: Path | None) -> int:
+    """Print the report; 1 if something needed is missing, else 0."""
+    checks = examine(runs_dir or Path("runs"))
+    healthy = all(check.state != "fail" for check in checks)
+    if as_json:
+        print(json.dumps({"healthy": healthy, "checks": [check.as_dict() for check in checks]}, indent=2))
+    else:
+        _print_table(checks)
+    return 0 if healthy else 1
+
+
+def _print_table(checks: list[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(box=None, pad_edge=False)
+    for column in ("what", "state", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.found, check.remedy)
+    Console().print(table)
