@@ -1,0 +1,267 @@
+"""Log-probabilities of the responses of groups that share an image and a prompt, each computed once.
+
+What lives here: the groups' inputs and result, and the ways to compute them. What does not: attention
+(segment_attention.py), the row's geometry (row_layout.py), the head (logprobs.py), the reference (replicated.py), losses.
+
+``packed_row``    one pass over the row [prompts | responses].
+``prefix_cache``  one pass over the prompts, whose keys and values stay in the graph, then one over the responses.
+``replicated``    every response with a copy of prompt and image, as other trainers do; the reference.
+``auto``          the quickest that fits, from measurement (docs/learner.md).
+
+The first two give what the third gives, gradients included, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from boxmed_ray.model.logprobs import token_logprobs
+from boxmed_ray.model.replicated import replicated_hidden
+from boxmed_ray.model.row_layout import RowLayout, lay_out
+from boxmed_ray.model.segment_attention import NAME, Row
+
+Mode = Literal["auto", "prefix_cache", "packed_row", "replicated"]
+
+
+@dataclass
+class GroupInputs:
+    """One prompt with its image and N responses.
+
+    Attributes:
+        prompt_ids: [P] token ids, image placeholders expanded.
+        pixel_values: [patches, dim] as the image processor gives them.
+        image_grid_thw: [1, 3] patches in time, height and width.
+        responses: N tensors [R_i] of token ids, R_i ≥ 1.
+    """
+
+    prompt_ids: Tensor
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+    responses: list[Tensor]
+
+
+@dataclass
+class ResponseLogprobs:
+    """Per group, right-padded to the group's longest response.
+
+    Attributes:
+        logprobs: [N, Rmax] float32; 0 where padded.
+        mask: [N, Rmax] bool, True on tokens.
+        entropy: [N, Rmax] of the distribution each token was drawn from, in nats, without gradient; None unless asked for.
+    """
+
+    logprobs: list[Tensor]
+    mask: list[Tensor]
+    entropy: list[Tensor] | None = None
+
+
+def response_logprobs(
+    model: nn.Module,
+    groups: Sequence[GroupInputs],
+    *,
+    mode: Mode = "auto",
+    banned_ids: Sequence[int] = (),
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    with_entropy: bool = False,
+) -> ResponseLogprobs:
+    """Log-probability of every response token given its group's image and prompt and the tokens before it.
+
+    Differentiable in every parameter. Images, prompts and responses are never padded except inside attention, where
+    padding is never seen by a token. Images equal in content go through the vision tower once.
+
+    Args:
+        model: a Qwen2-VL, Qwen2.5-VL or Qwen3-VL for conditional generation, bare, under PEFT, or in a DeepSpeed
+            engine of ZeRO 0–2. For ZeRO 3 call the engine around ``ResponsePolicy`` instead.
+        groups: one micro-batch.
+        mode: see the module's text.
+        banned_ids: tokens that the sampler never draws; their logits are −∞ here too.
+        temperature: logits are divided by it, as in the sampler.
+        chunk: rows whose logits exist at once (logprobs.py).
+        with_entropy: also return entropies.
+
+    Raises:
+        ValueError: an empty response, image tokens that do not match the image, or a model of another family.
+    """
+    vlm = unwrap(model)
+    _check(vlm, groups)
+    if mode == "auto":
+        mode = choose_mode(groups)
+    targets = [response.to(vlm.device) for group in groups for response in group.responses]
+    if mode == "replicated":
+        first, rest = replicated_hidden(vlm, groups)
+        owners = torch.arange(len(targets), device=vlm.device)
+    else:
+        first, rest = _shared_hidden(vlm, groups, mode)
+        counts = torch.tensor([len(group.responses) for group in groups], device=vlm.device)
+        owners = torch.arange(len(groups), device=vlm.device).repeat_interleave(counts)
+    options: dict[str, Any] = {
+        "banned": torch.tensor(sorted(set(banned_ids)), device=vlm.device) if banned_ids else None,
+        "temperature": temperature,
+        "chunk": chunk,
+        "vocabulary": vlm.config.text_config.vocab_size,
+        "with_entropy": with_entropy,
+    }
+    heads = torch.stack([target[0] for target in targets])
+    tails = torch.cat([target[1:] for target in targets])
+    first_logprobs, first_entropy = _first_tokens(vlm, first, heads, owners, options)
+    rest_logprobs, rest_entropy = token_logprobs(rest, tails[:, None], vlm.lm_head, **options)
+    lengths = [len(target) for target in targets]
+    sizes = [len(group.responses) for group in groups]
+    logprobs, mask = _regroup(first_logprobs, rest_logprobs[:, 0], lengths, sizes)
+    if first_entropy is None or rest_entropy is None:
+        return ResponseLogprobs(logprobs, mask)
+    return ResponseLogprobs(logprobs, mask, _regroup(first_entropy, rest_entropy, lengths, sizes)[0])
+
+
+def choose_mode(groups: Sequence[GroupInputs]) -> Mode:
+    """The quickest mode for these groups."""
+    return "packed_row"
+
+
+class ResponsePolicy(nn.Module):
+    """``response_logprobs`` as a module's forward, for engines that must see their own forward called (ZeRO 3)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, groups: Sequence[GroupInputs], **options: Any) -> ResponseLogprobs:
+        """See ``response_logprobs``."""
+        return response_logprobs(self.model, groups, **options)
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The transformers model inside engine, PEFT or ``ResponsePolicy`` wrappers."""
+    while not hasattr(model, "lm_head"):
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", None)
+        inner = getattr(model, "model", None) if inner is None else inner
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"{type(model).__name__} holds no vision-language model; give Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
+        model = inner
+    return model
+
+
+def _check(vlm: Any, groups: Sequence[GroupInputs]) -> None:
+    merge = vlm.config.vision_config.spatial_merge_size**2
+    for index, group in enumerate(groups):
+        tokens = int((group.prompt_ids == vlm.config.image_token_id).sum())
+        features = int(group.image_grid_thw.prod(-1).sum()) // merge
+        if tokens != features:
+            raise ValueError(f"group {index}: {tokens} image tokens in the prompt, {features} features of the image")
+        if any(len(response) == 0 for response in group.responses) or not group.responses:
+            raise ValueError(f"group {index}: needs at least one response, each of at least one token")
+
+
+def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple[Tensor, Tensor]:
+    """Final hidden states of the prompts' last tokens [G, D] and of all response tokens but each last [T, D]."""
+    device = vlm.device
+    inner, text = vlm.model, vlm.model.language_model
+    if text.config._attn_implementation != NAME:
+        text.config._attn_implementation = NAME  # without a row it is SDPA, so the model stays usable as it was
+    layout = lay_out(
+        [len(group.prompt_ids) for group in groups],
+        [[len(response) - 1 for response in group.responses] for group in groups],
+        device,
+    )
+    prompt_ids = torch.cat([group.prompt_ids for group in groups]).to(device)
+    response_ids = torch.cat([r[:-1] for group in groups for r in group.responses]).to(device)
+    images, deepstack = image_features(inner, groups)
+    places = prompt_ids == vlm.config.image_token_id
+    prompt_positions, response_positions = _positions(inner, groups, device)
+    ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
+    embed = vlm.get_input_embeddings()
+
+    def run(row: Row, ids: Tensor, positions: Tensor) -> Tensor:
+        embeds, extra = embed(ids), {}
+        if row.part != "responses":
+            mask = torch.nn.functional.pad(places, (0, len(ids) - len(places)))
+            embeds = embeds.masked_scatter(mask[:, None], images.to(embeds.dtype))
+            if deepstack is not None:
+                extra = {"visual_pos_masks": mask[None], "deepstack_visual_embeds": deepstack}
+        output = text(inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, row=row, **extra)
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    if mode == "packed_row":
+        ids = torch.cat([prompt_ids, response_ids])
+        hidden = run(Row(layout), ids, torch.cat([prompt_positions, response_positions], 1))
+        return hidden[ends], hidden[layout.prompt_tokens :]
+    if mode != "prefix_cache":
+        raise ValueError(f"mode {mode!r} is unknown; use auto, prefix_cache, packed_row or replicated")
+    cache = Row(layout, "prompts")
+    first = run(cache, prompt_ids, prompt_positions)[ends]
+    if not len(response_ids):
+        return first, first[:0]
+    return first, run(Row(layout, "responses", cache.kept), response_ids, response_positions)
+
+
+def image_features(inner: Any, groups: Sequence[GroupInputs]) -> tuple[Tensor, list[Tensor] | None]:
+    """Features of the groups' images in order [Σ tokens, D], and Qwen3-VL's deepstack features, else None.
+
+    One vision pass over the distinct images of the micro-batch.
+    """
+    distinct: list[GroupInputs] = []
+    owners: list[int] = []
+    for group in groups:
+        same = (i for i, other in enumerate(distinct) if _same_image(group, other))
+        owner = next(same, len(distinct))
+        if owner == len(distinct):
+            distinct.append(group)
+        owners.append(owner)
+    device = inner.device
+    pixels = torch.cat([group.pixel_values for group in distinct]).to(device)
+    grids = torch.cat([group.image_grid_thw for group in distinct]).to(device)
+    output = inner.get_image_features(pixels, grids, return_dict=True)
+    features = torch.cat([output.pooler_output[owner] for owner in owners])
+    deep = getattr(output, "deepstack_features", None)
+    return features, None if deep is None else [torch.cat([layer[owner] for owner in owners]) for layer in deep]
+
+
+def _same_image(one: GroupInputs, other: GroupInputs) -> bool:
+    return one.pixel_values is other.pixel_values or (
+        torch.equal(one.image_grid_thw, other.image_grid_thw) and torch.equal(one.pixel_values, other.pixel_values)
+    )
+
+
+def _positions(inner: Any, groups: Sequence[GroupInputs], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rotary positions [3, Σ P] of the prompts and [3, Σ (R − 1)] of the responses, restarting after their prompt."""
+    prompts, responses = [], []
+    for group in groups:
+        ids = group.prompt_ids[None].cpu()
+        kinds = (ids == inner.config.image_token_id).int()
+        position, _ = inner.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=group.image_grid_thw.cpu())
+        prompts.append(position[:, 0])
+        start = int(position.max()) + 1
+        responses += [torch.arange(start, start + len(response) - 1) for response in group.responses]
+    return torch.cat(prompts, 1).to(device), torch.cat(responses).to(device).expand(3, -1)
+
+
+def _first_tokens(
+    vlm: Any, hidden: Tensor, heads: Tensor, owners: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [ΣN] of all first tokens: ``hidden[owner]`` predicts those of all responses of its group."""
+    counts = torch.bincount(owners, minlength=len(hidden))
+    column = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
+    table = heads.new_zeros(len(hidden), int(counts.max()))
+    table[owners, column] = heads
+    logprobs, entropy = token_logprobs(hidden, table, vlm.lm_head, **options)
+    return logprobs[owners, column], None if entropy is None else entropy[owners]
+
+
+def _regroup(first: Tensor, rest: Tensor, lengths: list[int], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """[ΣN] and [Σ (R − 1)] values → per group [N, Rmax] values and mask."""
+    tails = rest.split([length - 1 for length in lengths])
+    rows = [torch.cat([first[i : i + 1], tail]) for i, tail in enumerate(tails)]
+    values, masks, start = [], [], 0
+    for size in sizes:
+        group = rows[start : start + size]
+        values.append(torch.nn.utils.rnn.pad_sequence(group, batch_first=True))
+        ends = torch.tensor(lengths[start : start + size], device=first.device)
+        masks.append(torch.arange(values[-1].shape[1], device=first.device) < ends[:, None])
+        start += size
+    return values, masks
