@@ -1,0 +1,97 @@
+"""What a model must beat that never looks at the image: one constant box per label.
+
+What lives here: fitting that box on training boxes and answering with it. What does not: the metrics
+(grounding.py), which score the baseline like any model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxmed_ray.evaluate.grounding import GroundingRecord
+from rewards.box import pairwise_iou
+from rewards.sample import BoxT
+
+_CANDIDATES = 400
+_STARTS = 3
+_STEPS = (0.04, 0.02, 0.01, 0.005, 0.0025, 0.001)
+_ROUNDS = 100
+
+
+def normalise(box: BoxT, width: float, height: float) -> BoxT:
+    """Pixels to shares of the image, which makes boxes of different images comparable."""
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def fit_constant_boxes(training: Iterable[tuple[str, BoxT]], seed: int = 0) -> dict[str, BoxT]:
+    """For each label the box with the highest mean IoU over its training boxes.
+
+    Args:
+        training: (label, box in shares of the image) of the TRAINING split, one entry a box.
+        seed: chooses the candidates where a label has more than ``_CANDIDATES`` boxes.
+
+    Returns:
+        Label → box in shares of the image.
+    """
+    by_label: dict[str, list[BoxT]] = defaultdict(list)
+    for label, box in training:
+        by_label[label].append(box)
+    return {label: _best_box(np.array(by_label[label]), seed) for label in sorted(by_label)}
+
+
+def answer_with_constant_box(records: Sequence[GroundingRecord], boxes: Mapping[str, BoxT]) -> list[GroundingRecord]:
+    """The same prompts, answered with the label's box; a label without one is answered ``none``.
+
+    The constant box is the same at any temperature, so its one sample is its greedy answer.
+    """
+    return [_answer(record, boxes.get(record.label)) for record in records]
+
+
+def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:
+    size = (record.width, record.height, record.width, record.height)
+    answer = () if box is None else (tuple(share * extent for share, extent in zip(box, size, strict=True)),)
+    return replace(
+        record, greedy=answer, well_formed=True, sampled=(answer,), sampled_well_formed=(True,), greedy_text=""
+    )
+
+
+def _best_box(boxes: NDArray[np.float64], seed: int) -> BoxT:
+    """Best of the boxes themselves, their mean and median, then moved side by side while that helps."""
+    chosen = np.random.default_rng(seed).permutation(len(boxes))[:_CANDIDATES]
+    candidates = np.concatenate([boxes[chosen], boxes.mean(0, keepdims=True), np.median(boxes, 0, keepdims=True)])
+    order = np.argsort(-pairwise_iou(candidates, boxes).mean(1), kind="stable")
+    refined = [_refine(candidates[i], boxes) for i in order[:_STARTS]]
+    best, _ = max(refined, key=lambda pair: pair[1])
+    return float(best[0]), float(best[1]), float(best[2]), float(best[3])
+
+
+def _refine(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Pattern search over single sides, whole shifts and growth, with ever smaller steps."""
+    moves = np.array(
+        [
+            [1, 0, 0, 0],
+            [0, 1, 0, 0],
+            [0, 0, 1, 0],
+            [0, 0, 0, 1],
+            [1, 0, 1, 0],
+            [0, 1, 0, 1],
+            [1, 0, -1, 0],
+            [0, 1, 0, -1],
+        ]
+    )
+    moves = np.concatenate([moves, -moves])
+    value = float(pairwise_iou(box[None], boxes).mean())
+    for step in _STEPS:
+        for _ in range(_ROUNDS):
+            tried = np.clip(box + step * moves, 0, 1)
+            means = pairwise_iou(tried, boxes).mean(1)
+            best = int(means.argmax())
+            if means[best] <= value + 1e-12:
+                break
+            box, value = tried[best], float(means[best])
+    return box, value
