@@ -10,27 +10,34 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 
-class Interrupted(KeyboardInterrupt):
-    """A request to stop. ``exit_code`` follows the shell: 128 + signal number."""
+@dataclass
+class Interrupt:
+    """Which signal came, if any. Ray replaces the exception raised inside its calls, so it is kept here."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
+    number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """As shells count: 128 + signal number."""
+        return 128 + (self.number or signal.SIGINT)
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise Interrupted in the main thread at the first SIGINT or SIGTERM, and again at each further one.
+def interruptible(interrupt: Interrupt) -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread at the first SIGINT or SIGTERM, and again at each further one.
 
-    Ray sends SIGTERM to a job that is stopped, and batch systems do so before the time is up.
+    ``interrupt`` is told which. Ray sends SIGTERM to a job that is stopped, and batch systems do so before the time is up.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        print("\nstopping: leaving a checkpoint (once more to stop at once)", file=sys.stderr, flush=True)
-        raise Interrupted(number)
+        if interrupt.number is None:
+            print("\nstopping: leaving a checkpoint (once more to stop at once)", file=sys.stderr, flush=True)
+        interrupt.number = number
+        raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop) for number in numbers}

@@ -38,6 +38,7 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
 
 _OBJECT_STORE_BYTES = 1 << 30
 _GRACE_S = 5.0
+_PREFIX = "boxmed-ray-"
 
 
 def quiet_environment() -> None:
@@ -74,7 +75,9 @@ def ray_session(
         with _connected({"address": os.environ["RAY_ADDRESS"], "log_to_driver": log_to_driver}):
             yield None
         return
-    folder = Path(tempfile.mkdtemp(prefix="boxmed-ray-"))
+    _sweep()
+    _private_token()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     options = {
         "address": "local",
         "num_cpus": num_cpus,
@@ -86,7 +89,7 @@ def ray_session(
     }
     keep = False
     try:
-        with _private_token(), _connected(options):
+        with _connected(options):
             yield folder
     except Exception:
         keep = True
@@ -115,18 +118,22 @@ def _connected(options: dict[str, Any]) -> Iterator[None]:
             _end(ours)
 
 
-@contextlib.contextmanager
-def _private_token() -> Iterator[None]:
-    """Give a private Ray a token that lives in the environment only; a mode the user has set stands."""
-    if "RAY_AUTH_MODE" in os.environ or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        yield
-        return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    try:
-        yield
-    finally:
-        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):  # Ray sets the mode when it sees none
-            os.environ.pop(name, None)
+def _private_token() -> None:
+    """Give a private Ray a token that lives in the environment only; what the user has set stands.
+
+    The token stays for the life of this process: Ray reads it once and keeps it.
+    """
+    if not any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # ray.init sets the mode when it sees none
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+
+
+def _sweep() -> None:
+    """Remove folders of runs that were killed outright. The name says whose they are."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _object_store_bytes() -> int:

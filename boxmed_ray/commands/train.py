@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boxmed_ray.config import ConfigError, RunConfig, load_config
-from boxmed_ray.interrupt import interruptible
+from boxmed_ray.interrupt import Interrupt, interruptible
 
 
 def train(
@@ -96,14 +96,15 @@ def _move_aside(folder: Path) -> Path:
 def _run(config: RunConfig, resume: bool) -> int:
     from boxmed_ray import pipeline
 
+    interrupt = Interrupt()
     try:
-        with interruptible():
+        with interruptible(interrupt):
             pipeline.run(config, resume=resume)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print(
             f"stopped; go on with: boxmed train --resume {config.name}"
             + ("" if config.runs_dir == Path("runs") else f" --runs-dir {config.runs_dir}"),
             file=sys.stderr,
         )
-        return int(getattr(interrupt, "exit_code", 130))
+        return interrupt.exit_code
     return 0
