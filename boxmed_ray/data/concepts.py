@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from boxmed_ray.data.knowledge import DISEASES, REGIONS
 from boxmed_ray.data.study import Box, Finding
 
 NO_FINDING: Final = "No Finding"
@@ -61,14 +62,20 @@ NIH_DENIALS: Final[tuple[Finding, ...]] = tuple(
 )
 """What an image labelled No Finding denies. Other images deny nothing: their labels are not exhaustive."""
 
-STRUCTURES: Final[dict[str, Concept]] = {
-    "left lung": Concept("Left lung.", None, "left lung"),
-    "right lung": Concept("Right lung.", None, "right lung"),
-}
-"""Category names of anatomy data sets, in lower case."""
-
 APICAL_HEIGHT: Final = 0.2
 """A box with its centre above this share of the image height lies in an apical zone."""
+
+
+def concept_of_name(name: str) -> Concept | None:
+    """What a category name means: a disease or region of the banks or an NIH label, in any case; else None."""
+    wanted = name.strip().lower()
+    for disease in DISEASES[1:]:
+        if disease.lower() == wanted:
+            return Concept(f"{disease.capitalize()}.", disease)
+    for region in REGIONS:
+        if region == wanted:
+            return Concept(f"{region.capitalize()}.", None, region)
+    return next((concept for label, concept in NIH_LABELS.items() if label.lower() == wanted), None)
 
 
 def region_of_box(box: Box, width: int, height: int) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from boxmed_ray.data.study import DataError
+from boxmed_ray.data.study import DataError, Study
 
 MAX_PIXELS: Final = 64_000_000
 """Larger images are refused before they are decoded; the largest detectors give some 20 million."""
@@ -65,13 +66,14 @@ def decode_image(data: bytes, path: Path) -> Image.Image:
         return _decode_dicom(data, path)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, "over 170 million")) from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not a readable PNG, JPEG, TIFF, WebP or DICOM file; copy it again") from None
     except Exception as error:  # damaged headers make Pillow raise nearly anything
         raise DataError(f"{path}: has a damaged header ({error}); copy it again from its source") from error
-    _check_frame(image.width, image.height, getattr(image, "n_frames", 1), path)
+    _check_frame(image.width, image.height, frames, path)
     try:
         image.load()
         return _eight_bit(ImageOps.exif_transpose(image))
@@ -114,6 +116,18 @@ def load_square(path: Path, side: int, cache: Path | None = None) -> Image.Image
     image = resize_square(open_image(path), side)
     keep_square(image, path, cache)
     return image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStore:
+    """Where a run gets its pixels: the side the model sees and the folder of resized images. Cheap to pickle."""
+
+    side: int
+    cache: Path | None = None
+
+    def load(self, study: Study) -> Image.Image:
+        """The study's image, RGB, ``side`` x ``side``."""
+        return load_square(study.image, self.side, self.cache)
 
 
 def resize_square(image: Image.Image, side: int) -> Image.Image:
@@ -185,7 +199,7 @@ def _stretch(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 def _decode_dicom(data: bytes, path: Path) -> Image.Image:
     """One frame of a DICOM file: rescaled, windowed as stored, MONOCHROME1 inverted. No identifier is read."""
     import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     try:
         dataset: Any = pydicom.dcmread(io.BytesIO(data))
@@ -197,11 +211,8 @@ def _decode_dicom(data: bytes, path: Path) -> Image.Image:
     try:
         pixels = dataset.pixel_array
         kind = str(dataset.PhotometricInterpretation)
-        if pixels.ndim == 3:
-            rgb = pixels if kind == "RGB" else convert_color_space(pixels, kind, "RGB")
-            return Image.fromarray(rgb.astype(np.uint8))
-        if not kind.startswith("MONOCHROME"):
-            raise ValueError(f"photometric interpretation {kind}")
+        if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
+            raise ValueError(f"photometric interpretation {kind}, but a radiograph is MONOCHROME1 or MONOCHROME2")
         grey = _stretch(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float64))
         return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey)
     except Exception as error:

@@ -1,0 +1,132 @@
+"""The plain COCO layout: ``instances.json`` with images, categories and xywh boxes, images beside it.
+
+What lives here: that layout. What does not: what a category means (concepts.py). Two optional keys
+of an image are read that COCO does not define: ``patient`` and ``view``. Without a patient, every
+image is a patient of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from boxmed_ray.data.concepts import Concept, concept_of_name, region_of_box
+from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
+from boxmed_ray.data.study import Box, DataError, Finding
+
+FILE: Final = "instances.json"
+_Json = dict[str, Any]
+_Row = tuple[str, Concept, list[float]]
+
+
+def read_coco(root: Path, test_share: float) -> Iterator[Item]:
+    """Every image of ``root/instances.json``, found in ``root/images`` or ``root``.
+
+    Raises:
+        DataError: the file is missing, not JSON, or lacks a list that COCO has.
+    """
+    path = root / FILE
+    lists = _read_lists(path)
+    concepts, unknown = _concepts(lists["categories"])
+    problems: dict[Any, str] = {}
+    findings: dict[Any, list[_Row]] = defaultdict(list)
+    known = {image.get("id") for image in lists["images"]}
+    for index, annotation in enumerate(lists["annotations"]):
+        where: str = f"{path}: annotations[{index}]"
+        image: Any = annotation.get("image_id")
+        category: Any = annotation.get("category_id")
+        box: Any = annotation.get("bbox")
+        if image not in known:
+            yield SkippedStudy(f"image {image}", f"{where}.image_id = {image!r}: not among the images; correct it")
+        elif category not in concepts:
+            reason = unknown.get(category, "no such category; correct it")
+            problems.setdefault(image, f"{where}.category_id = {category!r}: {reason}")
+        elif not _is_box(box):
+            problems.setdefault(image, f"{where}.bbox = {box!r}: must be [x, y, w, h], numbers, w and h above 0")
+        else:
+            findings[image].append((where, concepts[category], box))
+    for index, image in enumerate(lists["images"]):
+        where = f"{path}: images[{index}]"
+        name = Path(str(image.get("file_name"))).stem
+        if image.get("id") in problems:
+            yield SkippedStudy(name, problems[image["id"]])
+        else:
+            yield _study(where, image, findings[image.get("id")], root, test_share)
+
+
+def _study(where: str, image: _Json, rows: list[_Row], root: Path, test_share: float) -> Item:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name:
+        return SkippedStudy(where, f"{where}.file_name = {name!r}: must name an image file")
+    stem, base = Path(name).stem, root.resolve()
+    file = next((p for p in (base / "images" / name, base / name) if p.is_file()), base / "images" / name).resolve()
+    if not file.is_relative_to(base):
+        return SkippedStudy(stem, f"{where}.file_name = {name!r}: lies outside {root}; move the image into it")
+    width: Any = image.get("width")
+    height: Any = image.get("height")
+    if not (_is_number(width) and _is_number(height)):
+        return SkippedStudy(stem, f"{where}: width, height = {width!r}, {height!r}: must be whole numbers of pixels")
+    patient, findings = str(image.get("patient", stem)), []
+    for row_where, concept, (x, y, w, h) in rows:
+        if x < -0.5 or y < -0.5 or x + w > width + 0.5 or y + h > height + 0.5:
+            return SkippedStudy(
+                stem, f"{row_where}.bbox = {[x, y, w, h]}: leaves the {width}x{height} image; correct the box"
+            )
+        box = Box(x, y, x + w, y + h)
+        region = concept.region or region_of_box(box, width, height)
+        findings.append(Finding(phrase=concept.phrase, boxes=(box,), disease=concept.disease, region=region))
+    source = root.resolve().name
+    values = {
+        "id": stem,
+        "patient_id": patient,
+        "image": file,
+        "width": width,
+        "height": height,
+        "view": image.get("view"),
+        "findings": findings,
+        "split": split_by_patient(source, patient, test_share),
+        "source": source,
+    }
+    return locate(where, values)
+
+
+def _read_lists(path: Path) -> dict[str, list[_Json]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; data.root must hold {FILE}")
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); export it again") from error
+    lists = {}
+    for key in ("images", "annotations", "categories"):
+        value = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise DataError(f"{path}: {key}: must be a list of objects, as COCO has it; export it again")
+        lists[key] = value
+    return lists
+
+
+def _concepts(categories: list[_Json]) -> tuple[dict[Any, Concept], dict[Any, str]]:
+    """What each category id means, and why the others mean nothing."""
+    concepts, unknown = {}, {}
+    for category in categories:
+        name = category.get("name")
+        concept = concept_of_name(str(name))
+        if concept is None:
+            unknown[category.get("id")] = (
+                f"category {name!r} is in neither bank; rename it to one of the 14 diseases or 12 regions"
+            )
+        else:
+            concepts[category.get("id")] = concept
+    return concepts, unknown
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and value[2] > 0 and value[3] > 0
