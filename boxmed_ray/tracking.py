@@ -3,8 +3,8 @@
 What lives here: writing, cutting back and reading metrics, the progress bar and the final table. What does not:
 computing any figure; curves and the report page (evaluate/).
 
-Names that the progress bar and the curves know: ``loss``, ``reward``, ``iou``, ``kl``, ``response_tokens``, ``well_formed``,
-``lr``, ``tokens_per_s``. Any other name may be written too.
+Names that the progress bar and the curves know: ``loss``, ``reward``, ``iou``, ``kl``, ``response_tokens``,
+``well_formed``, ``tokens_per_s``. Any other name may be written too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 from boxmed_ray.evaluate.summary import Summary
 
 FILE = "metrics.jsonl"
-_SHOWN = {"loss": "{:.3f}", "reward": "{:.3f}", "iou": "{:.3f}", "tokens_per_s": "{:.0f} tok/s"}
+_SHOWN = {"loss": "loss {:.3f}", "reward": "reward {:.3f}", "iou": "IoU {:.3f}", "tokens_per_s": "{:.0f} tokens/s"}
 _POLL_S = 0.5
 
 
@@ -85,7 +85,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Progress:
     """Progress of one stage: a bar on a terminal, a plain line now and then anywhere else.
 
-    Shows stage, step, the values named in ``_SHOWN`` and the time left, which counts from where a resumed stage went on.
+    Shows stage, step, the values named in ``_SHOWN`` and the time left; a resumed stage's pace is measured from where
+    it went on.
     """
 
     def __init__(
@@ -99,19 +100,22 @@ class Progress:
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
             self._bar = RichProgress(
-                TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
-                TimeRemainingColumn(), console=self._console,
-            )  # fmt: skip
+                TextColumn("{task.description:>10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[values]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
             self._task = self._bar.add_task(stage, total=steps, completed=start, values="")
 
-    def update(self, step: int, values: Mapping[str, SupportsFloat | None]) -> None:
-        """Show that ``step`` steps are done, with the values of the last."""
-        numbers = {name: _number(value) for name, value in values.items() if value is not None}
+    def update(self, step: int, values: Mapping[str, Any]) -> None:
+        """Show that ``step`` steps are done, with those values of the last that are in ``_SHOWN``."""
         if self._bar is not None:
-            words = "  ".join(_words(numbers))
+            words = "  ".join(_words(values))
             self._bar.update(self._task, completed=step, values=words)
         elif step == self._start + 1 or step % self._every == 0 or step == self._steps:
-            words = "  ".join([*_words(numbers), *self._time_left(step)])
+            words = "  ".join([*_words(values), *self._time_left(step)])
             self._console.print(f"{self._stage} {step}/{self._steps}  {words}", highlight=False, markup=False)
 
     def _time_left(self, step: int) -> list[str]:
@@ -197,13 +201,8 @@ def _number(value: SupportsFloat) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _words(values: Mapping[str, int | float | None]) -> list[str]:
-    known = [(name, form, values.get(name)) for name, form in _SHOWN.items()]
-    return [
-        form.format(value) if name == "tokens_per_s" else f"{name} {form.format(value)}"
-        for name, form, value in known
-        if value is not None
-    ]
+def _words(values: Mapping[str, Any]) -> list[str]:
+    return [form.format(float(values[name])) for name, form in _SHOWN.items() if values.get(name) is not None]
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

@@ -53,8 +53,8 @@ def answer_with_constant_box(records: Sequence[GroundingRecord], boxes: Mapping[
 
 
 def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:
-    size = (record.width, record.height, record.width, record.height)
-    answer = () if box is None else (tuple(share * extent for share, extent in zip(box, size, strict=True)),)
+    w, h = record.width, record.height
+    answer: tuple[BoxT, ...] = () if box is None else ((box[0] * w, box[1] * h, box[2] * w, box[3] * h),)
     return replace(
         record, greedy=answer, well_formed=True, sampled=(answer,), sampled_well_formed=(True,), greedy_text=""
     )
@@ -72,19 +72,8 @@ def _best_box(boxes: NDArray[np.float64], seed: int) -> BoxT:
 
 def _refine(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Pattern search over single sides, whole shifts and growth, with ever smaller steps."""
-    moves = np.array(
-        [
-            [1, 0, 0, 0],
-            [0, 1, 0, 0],
-            [0, 0, 1, 0],
-            [0, 0, 0, 1],
-            [1, 0, 1, 0],
-            [0, 1, 0, 1],
-            [1, 0, -1, 0],
-            [0, 1, 0, -1],
-        ]
-    )
-    moves = np.concatenate([moves, -moves])
+    across = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 1, 0], [1, 0, -1, 0]])
+    moves = np.concatenate([across, -across, np.roll(across, 1, axis=1), -np.roll(across, 1, axis=1)])
     value = float(pairwise_iou(box[None], boxes).mean())
     for step in _STEPS:
         for _ in range(_ROUNDS):

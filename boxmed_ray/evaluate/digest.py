@@ -35,5 +35,5 @@ def parameters_digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     for name, tensor in sorted(parameters, key=lambda item: item[0]):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

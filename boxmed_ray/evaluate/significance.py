@@ -14,7 +14,7 @@ from boxmed_ray.evaluate.grounding import GroundingRecord
 
 
 def one_tailed_wilcoxon(better: Mapping[str, float], worse: Mapping[str, float]) -> float:
-    """p of the null hypothesis that ``better`` is not above ``worse``, paired by key, in (0, 1].
+    """The p value of the null hypothesis that ``better`` is not above ``worse``, paired by key, in (0, 1].
 
     Pairs without a difference are left out (Wilcoxon's own way); p is 1 when none differs.
 

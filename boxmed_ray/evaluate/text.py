@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+from sacrebleu.metrics.bleu import BLEU
 
 from boxmed_ray.evaluate.summary import DiseaseScore, ReportSummary
 from rewards.text.bleu import word_tokens

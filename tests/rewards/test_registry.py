@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.registry import REWARDS, build
@@ -118,7 +118,6 @@ def test_a_scorer_that_loses_a_sample_is_an_error():
         build({f"{HERE}:forgets_one": 1.0}).score([GOOD, GOOD])
 
 
-@settings(deadline=None)
 @given(st.lists(samples, min_size=1, max_size=4))
 def test_nothing_a_model_can_write_crashes_and_the_batch_does_not_matter(batch: list[Sample]):
     composite = build(dict.fromkeys(REWARDS, 1.0))
