@@ -15,10 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from boxmed_ray.config import MCLConfig
-from boxmed_ray.data.prompts import Coordinates, Task, concepts_response, ground_response, instruction
+from boxmed_ray.data.concepts import NO_FINDING
+from boxmed_ray.data.prompts import (
+    Answer,
+    Coordinates,
+    Task,
+    concepts_response,
+    ground_response,
+    instruction,
+    parse_answer,
+)
 from boxmed_ray.data.study import Box, DataError, Finding, Study
 
-NO_FINDING: Final = "No Finding"
 _MAX_SHIFT: Final = 0.4
 """A noisy side moves by at most this share of the side length: the two sides of a box never meet."""
 
@@ -92,26 +100,56 @@ def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Ran
     return Box(left, top, moved(box.x2, across, width), moved(box.y2, down, height))
 
 
-def ground_example(study: Study, finding: Finding, coordinates: Coordinates = "permille") -> Example:
-    """The GROUND example of one finding; a finding without boxes is answered ``none``."""
+def ground_example(
+    study: Study, finding: Finding, coordinates: Coordinates = "permille", side: int | None = None
+) -> Example:
+    """The GROUND example of one finding; a finding without boxes is answered ``none``.
+
+    Args:
+        study: whose image is asked about.
+        finding: what is asked for.
+        coordinates: what the numbers in the response mean.
+        side: of the square the model sees, whose pixels "pixel" coordinates count: the model cannot
+            know the stored size. Needed for those only.
+    """
+    width, height = _frame(study, coordinates, side)
+    drawn = tuple(_scaled(box, width / study.width, height / study.height) for box in finding.boxes)
     return Example(
         id=f"{study.id}/{Task.GROUND}/{finding.phrase}",
         task=Task.GROUND,
         phrase=finding.phrase,
         prompt=instruction(Task.GROUND, finding.phrase),
-        response=ground_response(finding, study.width, study.height, coordinates),
+        response=ground_response(finding.model_copy(update={"boxes": drawn}), width, height, coordinates),
         study=study,
         boxes=finding.boxes,
     )
 
 
-def all_ground_examples(studies: Sequence[Study], coordinates: Coordinates = "permille") -> list[Example]:
+def read_answer(text: str, study: Study, coordinates: Coordinates = "permille", side: int | None = None) -> Answer:
+    """Read a response to GROUND: the inverse of ``ground_example``, boxes in pixels of the stored image."""
+    width, height = _frame(study, coordinates, side)
+    answer = parse_answer(text, width, height, coordinates)
+    if not answer.boxes:
+        return answer
+    boxes = tuple(_scaled(box, study.width / width, study.height / height) for box in answer.boxes)
+    return replace(answer, boxes=boxes)
+
+
+def all_ground_examples(
+    studies: Sequence[Study], coordinates: Coordinates = "permille", side: int | None = None
+) -> list[Example]:
     """Every finding that has boxes, once, in the order of the studies: what evaluation asks."""
-    return [ground_example(s, f, coordinates) for s in studies for f in grounded_findings(s)]
+    return [ground_example(s, f, coordinates, side) for s in studies for f in grounded_findings(s)]
 
 
 def ground_prompts(
-    studies: Sequence[Study], count: int, *, none_share: float, seed: int, coordinates: Coordinates = "permille"
+    studies: Sequence[Study],
+    count: int,
+    *,
+    none_share: float,
+    seed: int,
+    coordinates: Coordinates = "permille",
+    side: int | None = None,
 ) -> list[Example]:
     """``count`` grounding prompts for reinforcement, ``none_share`` of them about denied findings.
 
@@ -126,7 +164,7 @@ def ground_prompts(
     for _ in range(count):
         wants_none = rng.random() < none_share
         chosen.append((denied if wants_none and denied else grounded).draw())
-    return [ground_example(study, finding, coordinates) for study, finding in chosen]
+    return [ground_example(study, finding, coordinates, side) for study, finding in chosen]
 
 
 def mcl_examples(
@@ -136,6 +174,7 @@ def mcl_examples(
     config: MCLConfig,
     seed: int,
     coordinates: Coordinates = "permille",
+    side: int | None = None,
     none_share: float = 0.05,
 ) -> list[Example]:
     """``count`` examples of medical concept learning, in training order.
@@ -161,10 +200,11 @@ def mcl_examples(
         if not wants_ground:
             examples.append(_concepts_example(stated.draw()))
         elif wants_none and denied:
-            examples.append(ground_example(*denied.draw(), coordinates))
+            examples.append(ground_example(*denied.draw(), coordinates, side))
         else:
             study, finding = grounded.draw()
-            examples.append(_noisy_ground_example(study, finding, config, seed, coordinates))
+            noisy = second_reading(study, finding, config, seed)
+            examples.append(replace(ground_example(study, noisy, coordinates, side), boxes=finding.boxes))
     return examples
 
 
@@ -186,11 +226,12 @@ def report_example(study: Study) -> Example:
     return Example(f"{study.id}/{Task.REPORT}", Task.REPORT, None, instruction(Task.REPORT), study.report, study)
 
 
-def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille") -> list[str]:
+def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille", side: int | None = None) -> list[str]:
     """Every text the stages would show, once: what a tokenizer is trained on."""
     texts: dict[str, None] = {}
     for study in studies:
-        examples = [ground_example(study, f, coordinates) for f in grounded_findings(study) + denied_findings(study)]
+        asked = grounded_findings(study) + denied_findings(study)
+        examples = [ground_example(study, finding, coordinates, side) for finding in asked]
         if stated_findings(study):
             examples.append(_concepts_example(study))
         if study.report:
@@ -205,9 +246,8 @@ def _concepts_example(study: Study) -> Example:
     return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
 
 
-def _noisy_ground_example(
-    study: Study, finding: Finding, config: MCLConfig, seed: int, coordinates: Coordinates
-) -> Example:
+def second_reading(study: Study, finding: Finding, config: MCLConfig, seed: int) -> Finding:
+    """The finding with ``config.noisy_box_share`` of its boxes as a second reader would draw them."""
     rng = random.Random(f"reader/{seed}/{study.id}/{finding.phrase}")
     boxes = tuple(
         jitter_box(box, study.width, study.height, config.box_jitter, rng)
@@ -215,8 +255,20 @@ def _noisy_ground_example(
         else box
         for box in finding.boxes
     )
-    drawn = ground_example(study, finding.model_copy(update={"boxes": boxes}), coordinates)
-    return replace(drawn, boxes=finding.boxes)
+    return finding.model_copy(update={"boxes": boxes})
+
+
+def _frame(study: Study, coordinates: Coordinates, side: int | None) -> tuple[int, int]:
+    """Width and height of the image that the numbers in an answer refer to."""
+    if coordinates != "pixel":
+        return study.width, study.height
+    if side is None:
+        raise ValueError("pixel coordinates need the side of the square the model sees")
+    return side, side
+
+
+def _scaled(box: Box, across: float, down: float) -> Box:
+    return Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)
 
 
 def _require(deck: _Deck[T], what: str) -> None:
