@@ -1,0 +1,154 @@
+"""The state of an Engine by parameter name, whatever the ZeRO stage and the number of ranks.
+
+What lives here: whole parameters and AdamW moments, gathered from ranks and put back. What does not:
+files other than the one tensor file (checkpoint.py), pushing weights to vLLM (actors/weights.py).
+
+A checkpoint holds whole float32 tensors under parameter names, never a rank's shard: a run resumes
+with another number of ranks or another stage. Every function here is called by all ranks together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_fp32_param
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from boxmed_ray.model.engine import Engine
+
+MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+_FILE: Final = "engine.safetensors"
+
+
+def full_parameters(module: nn.Module, *, trainable_only: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and whole parameters, one gathered at a time under ZeRO-3; a tensor is valid until the next."""
+    for name, parameter in module.named_parameters():
+        if trainable_only and not parameter.requires_grad:
+            continue
+        with _whole(parameter):
+            yield name, parameter.detach()
+
+
+def full_state_dict(module: nn.Module, rank: int) -> dict[str, torch.Tensor]:
+    """Copies of all whole parameters on the CPU, on rank 0; empty on others, which only take part."""
+    copies: dict[str, torch.Tensor] = {}
+    for name, tensor in full_parameters(module):
+        if rank == 0:
+            copies[name] = tensor.cpu().clone()
+    return copies
+
+
+def save_engine(engine: Engine, folder: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
+    """Write trainable parameters (float32) and AdamW's state; rank 0 writes, all gather.
+
+    ``extra`` are more tensors for the same file, read back by ``load_engine``.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in _trainable(engine):
+        for kind in ("param", *MOMENTS) if engine.updates else ("param",):
+            value = _get(engine, parameter, kind)
+            if engine.rank == 0:
+                tensors[f"{kind}/{name}"] = value.detach().float().cpu().clone().contiguous()
+    if engine.rank == 0:
+        tensors["updates"] = torch.tensor(engine.updates)
+        tensors.update({f"extra/{key}": value.contiguous() for key, value in (extra or {}).items()})
+        save_file(tensors, folder / _FILE)
+
+
+def load_engine(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
+    """Put back what ``save_engine`` wrote; returns the extra tensors.
+
+    Raises:
+        KeyError: the checkpoint is of another model.
+    """
+    with safe_open(folder / _FILE, framework="pt") as file:
+        names = set(file.keys())
+        wanted = {f"param/{name}" for name, _ in _trainable(engine)}
+        stored = {name for name in names if name.startswith("param/")}
+        if wanted != stored:
+            difference = sorted(wanted ^ stored)
+            raise KeyError(f"{folder}: is of another model; parameters differ, such as {difference[0]}")
+        updates = int(file.get_tensor("updates"))
+        if updates:
+            _prime_moments(engine, updates)
+        for name, parameter in _trainable(engine):
+            _set_parameter(engine, parameter, file.get_tensor(f"param/{name}"))
+            for moment in MOMENTS if updates else ():
+                _set_moment(engine, parameter, file.get_tensor(f"{moment}/{name}"), moment)
+        engine.updates = updates
+        return {key.removeprefix("extra/"): file.get_tensor(key) for key in names if key.startswith("extra/")}
+
+
+def _trainable(engine: Engine) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
+
+
+def _whole(parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
+    if hasattr(parameter, "ds_id"):
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
+    return nullcontext()
+
+
+def _get(engine: Engine, parameter: nn.Parameter, kind: str) -> torch.Tensor:
+    if engine.stage == 0:
+        return parameter if kind == "param" else engine.adamw.state[parameter][kind]
+    if kind == "param":
+        return safe_get_full_fp32_param(parameter)
+    return safe_get_full_optimizer_state(parameter, kind)
+
+
+def _set_parameter(engine: Engine, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    value = value.to(engine.device)
+    if engine.stage == 3:
+        _set_local(engine, parameter, value, None)
+        with _whole(parameter, modifier_rank=0):
+            parameter.data.copy_(value)
+        return
+    parameter.data.copy_(value)
+    if engine.stage:
+        safe_set_full_fp32_param(parameter, value)
+
+
+def _set_moment(engine: Engine, parameter: nn.Parameter, value: torch.Tensor, kind: str) -> None:
+    value = value.to(engine.device)
+    if engine.stage == 0:
+        engine.adamw.state[parameter][kind].copy_(value)
+    elif engine.stage == 3:
+        _set_local(engine, parameter, value, kind)
+    else:
+        parameter.set_full_hp_param(value, kind)  # type: ignore[operator]  (DeepSpeed adds the method)
+
+
+def _set_local(engine: Engine, parameter: nn.Parameter, value: torch.Tensor, kind: str | None) -> None:
+    """This rank's part of a ZeRO-3 tensor; the last part is padded, which DeepSpeed's own setter refuses."""
+    size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+    flat = value.flatten()[engine.rank * size : (engine.rank + 1) * size]
+    padded = nn.functional.pad(flat, (0, size - flat.numel()))
+    engine.ds.optimizer.set_local_hp_param(padded, parameter, kind)
+
+
+def _prime_moments(engine: Engine, updates: int) -> None:
+    """AdamW makes its state in its first step; a resumed one needs it before."""
+    for flat in _flat_parameters(engine):
+        engine.adamw.state[flat] = {
+            "step": torch.tensor(float(updates)),
+            **{kind: torch.zeros_like(flat, memory_format=torch.preserve_format) for kind in MOMENTS},
+        }
+    if engine.stage in (1, 2):
+        engine.ds.optimizer._hp_optimizer_states_linked = False
+        engine.ds.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _flat_parameters(engine: Engine) -> list[torch.Tensor]:
+    """The tensors that AdamW itself sees: parameters, or this rank's flat partitions of them."""
+    if engine.stage == 0:
+        return [parameter for _, parameter in _trainable(engine)]
+    zero = engine.ds.optimizer
+    return list(zero.fp32_partitioned_groups_flat if engine.stage == 3 else zero.single_partition_of_fp32_groups)

@@ -1,0 +1,180 @@
+"""The supervised stages, MCL and the LoRA adapter, under Ray Train with DeepSpeed inside the loop.
+
+What lives here: starting the workers, following their progress, stopping them so that they leave a
+checkpoint. What does not: the training loop (train_loop.py).
+
+A Ctrl-C reaches the driver only. It puts a stop file into the stage's folder, which rank 0 looks for
+at every step; all ranks then checkpoint together and end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+from boxmed_ray.config import RunConfig  # noqa: E402
+from boxmed_ray.data.examples import Example  # noqa: E402
+from boxmed_ray.stages.train_loop import CHECKPOINTS, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+_CPUS_PER_THREAD = 0.5
+"""Ray's books only: two workers fit beside the other actors of a run on a machine of two cores."""
+_POLL_S = 0.1
+_STOP_TIMEOUT_S = 120.0
+
+
+class StageError(RuntimeError):
+    """A worker of a stage failed; the message ends with the worker's own traceback."""
+
+
+def train_supervised(
+    kind: Kind,
+    config: RunConfig,
+    model_folder: Path,
+    examples: Sequence[Example],
+    out_folder: Path,
+    on_progress: Callable[[dict[str, Any]], None],
+    resume: bool,
+) -> dict[str, Any]:
+    """Run a supervised stage to its end; Ray must be initialised.
+
+    Args:
+        kind: "mcl" trains the whole model; "adapter" trains LoRA on a frozen backbone.
+        config: of the run; ``config.mcl`` or ``config.adapter`` is the stage's.
+        model_folder: what the stage starts from.
+        examples: the stage's data; each epoch goes through it in an order of its own.
+        out_folder: gets ``model`` (loads in transformers and vLLM) or ``adapter`` (PEFT format).
+        on_progress: called in this thread once a step with step, steps, loss, lr, grad_norm, skipped,
+            tokens, seconds, tokens_per_s and examples.
+        resume: go on from the newest whole checkpoint; without it the stage starts over.
+
+    Returns:
+        ``steps``, and for the adapter ``backbone_before`` and ``backbone_after``, SHA-256 of the
+        frozen parameters.
+
+    Raises:
+        StageError: a worker failed.
+        CheckpointError: (from the worker, as StageError) no checkpoint to resume from is whole.
+        KeyboardInterrupt: interrupted; a checkpoint of the last step done is on disk.
+    """
+    if not examples:
+        raise ValueError(f"stage {kind}: there are no examples to train on")
+    name = "model" if kind == "mcl" else "adapter"
+    out_folder = out_folder.resolve()
+    if resume and (out_folder / name).is_dir():
+        return _result(out_folder)
+    if not resume:
+        for old in (name, CHECKPOINTS):
+            shutil.rmtree(out_folder / old, ignore_errors=True)
+        for old in (PROGRESS, RESULT):
+            (out_folder / old).unlink(missing_ok=True)
+    out_folder.mkdir(parents=True, exist_ok=True)
+    (out_folder / STOP).unlink(missing_ok=True)
+    rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
+    fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows))
+    _follow(fit, out_folder, on_progress)
+    if not (out_folder / name).is_dir():
+        raise StageError(f"stage {kind} ended without writing {out_folder / name}")
+    return _result(out_folder)
+
+
+def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]], None]) -> None:
+    """Report progress until the workers end; on an interrupt wait for their checkpoint."""
+    progress = _Tail(out_folder / PROGRESS)
+    fit.start()
+    try:
+        while fit.is_alive():
+            fit.join(_POLL_S)
+            for line in progress.new():
+                on_progress(line)
+    except KeyboardInterrupt:
+        print("\nstopping after this step; a checkpoint is being written …", file=sys.stderr, flush=True)
+        (out_folder / STOP).touch()
+        fit.join(_STOP_TIMEOUT_S)
+        if fit.is_alive():
+            log.error("the workers did not stop within %.0f s; the last periodic checkpoint stands", _STOP_TIMEOUT_S)
+        (out_folder / STOP).unlink(missing_ok=True)
+        raise
+    for line in progress.new():
+        on_progress(line)
+    if fit.error is not None:
+        raise StageError(f"stage {fit.job.kind} failed in a worker:\n{_worker_traceback(fit.error)}") from fit.error
+
+
+class _Fit(threading.Thread):
+    """``TorchTrainer.fit`` beside the driver's own thread, which stays free for progress and signals.
+
+    Off the main thread Ray Train leaves SIGINT alone; on it, a Ctrl-C would abort the workers at once.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(name=f"fit-{job.kind}", daemon=True)
+        self.job = job
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            _trainer(self.job).fit()
+        except BaseException as error:
+            self.error = error
+
+
+def _trainer(job: Job) -> Any:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = job.config.resources
+    gpus = resources.gpus_per_learner
+    demand: dict[str, float] = {"CPU": _CPUS_PER_THREAD * resources.threads}
+    if gpus:
+        demand["GPU"] = gpus
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.train_workers, use_gpu=gpus > 0, resources_per_worker=demand
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{job.config.name}-{job.kind}-{int(time.time())}", storage_path=str(job.out_folder / "ray")
+        ),
+    )
+
+
+class _Tail:
+    """Lines that are appended to a JSON Lines file from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def _result(out_folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((out_folder / RESULT).read_text())
+    return result
+
+
+def _worker_traceback(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None) or {}
+    return "\n".join(f"worker {rank}: {failure}" for rank, failure in sorted(failures.items())) or str(error)

@@ -1,0 +1,223 @@
+"""What one Ray Train worker of a supervised stage does: the training loop itself.
+
+What lives here: which example comes when, the loss, checkpoints, the last save. What does not: Ray
+(supervised.py starts this function on every worker), the engine (model/engine.py).
+
+The position of a stage is one number, the step: order is a function of seed and epoch, the learning
+rate of the step, so a resumed run goes on exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from boxmed_ray.checkpoint import CheckpointStore, restore_rng, rng_state
+from boxmed_ray.config import AdapterConfig, RunConfig, SupervisedConfig
+from boxmed_ray.data.prompts import Task
+
+Kind = Literal["mcl", "adapter"]
+
+PROGRESS, STOP, RESULT, CHECKPOINTS = "progress.jsonl", "stop", "result.json", "checkpoints"
+
+
+class Row(NamedTuple):
+    """An Example as it travels to workers: the image by path, nothing that only evaluation needs."""
+
+    image: str
+    task: str
+    phrase: str | None
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs.
+
+    Attributes:
+        kind: "mcl" trains everything; "adapter" freezes the backbone and trains LoRA.
+        out_folder: gets ``model`` or ``adapter``, ``checkpoints`` and the progress file.
+    """
+
+    kind: Kind
+    config: RunConfig
+    model_folder: Path
+    out_folder: Path
+    rows: list[Row]
+
+    @property
+    def settings(self) -> SupervisedConfig:
+        """The stage's part of the config."""
+        return self.config.mcl if self.kind == "mcl" else self.config.adapter
+
+
+def batch_indices(step: int, batch_size: int, count: int, seed: int) -> list[int]:
+    """Which of ``count`` examples step ``step`` (from 0) trains on.
+
+    Every epoch is a permutation of its own; a batch may end one epoch and begin the next.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [_epoch_order(count, seed, position // count)[position % count] for position in positions]
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    return random.Random(f"order/{seed}/{epoch}").sample(range(count), count)
+
+
+def share_of(indices: Sequence[int], lengths: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """The part of a batch that ``rank`` trains on: about as many tokens as the others have.
+
+    Longest first, each to the rank with the least so far. Every rank gets one at least where there
+    are enough: a rank without a forward pass would leave the others waiting.
+    """
+    loads, shares = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
+    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
+        least = loads.index(min(loads))
+        loads[least] += lengths[index] + 1
+        shares[least].append(index)
+    return shares[rank]
+
+
+def train_loop(job: Job) -> None:
+    """Train, checkpoint and save; run by every worker under an initialised process group."""
+    torch.set_num_threads(job.config.resources.threads)
+    torch.manual_seed(job.config.seed)
+    Worker(job).run()
+
+
+class Worker:
+    """One rank of a supervised stage."""
+
+    def __init__(self, job: Job) -> None:
+        # Imported here: importing this module must stay cheap for the driver.
+        from boxmed_ray.model import policy
+        from boxmed_ray.model.collate import GroupEncoder
+        from boxmed_ray.model.engine import Engine
+        from boxmed_ray.model.shared_prefix import ResponsePolicy
+
+        self.job, self.rank = job, dist.get_rank()
+        bfloat16 = job.config.model.dtype == "bfloat16"
+        model: nn.Module = policy.load_policy(job.model_folder, torch.bfloat16 if bfloat16 else torch.float32)
+        if isinstance(job.settings, AdapterConfig):
+            model = policy.add_lora(model, job.settings.rank, job.settings.alpha, job.settings.dropout)  # type: ignore[arg-type]
+        self.model = model.train()
+        self.processor = policy.load_processor(job.model_folder)
+        self.engine = Engine(ResponsePolicy(model), job.settings, job.settings.steps, bfloat16=bfloat16)
+        self.encoder = GroupEncoder(self.processor, job.config.data.image_size)
+        self.store = CheckpointStore(job.out_folder / CHECKPOINTS)
+        self.frozen = self._backbone_digest() if job.kind == "adapter" else None
+        self.step = self._resume()
+
+    def run(self) -> None:
+        """Steps until the stage is done or the driver asks to stop; either leaves a checkpoint."""
+        settings, stopped = self.job.settings, False
+        while self.step < settings.steps and not stopped:
+            stopped = self._train_step()
+            if self.step % settings.checkpoint_every == 0 or stopped or self.step == settings.steps:
+                self._checkpoint()
+        if self.step == settings.steps:
+            self._finish()
+
+    def _train_step(self) -> bool:
+        """One update; whether the driver wants to stop after it."""
+        begin = time.perf_counter()
+        settings, rows = self.job.settings, self.job.rows
+        batch = batch_indices(self.step, settings.batch_size, len(rows), self.job.config.seed)
+        lengths = {i: len(rows[i].response) for i in batch}
+        mine = share_of(batch, lengths, self.rank, self.engine.world_size)  # type: ignore[arg-type]
+        groups = [self._encode(rows[i]) for i in mine]
+        # Known before the forward pass, so that every rank divides by the tokens of the whole batch.
+        counts = torch.tensor([sum(len(r) for g in groups for r in g.responses), len(groups), self._wants_stop()])
+        dist.all_reduce(counts)
+        out = self.engine(groups)
+        loss = -sum(logprobs.sum() for logprobs in out.logprobs) / int(counts[0])
+        self.engine.backward(loss)
+        outcome = self.engine.step()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        self.step += 1
+        if self.rank == 0:
+            seconds = time.perf_counter() - begin
+            self._report(
+                loss=total.item(), lr=outcome.lr, grad_norm=outcome.grad_norm, skipped=not outcome.taken,
+                tokens=int(counts[0]), seconds=seconds, tokens_per_s=int(counts[0]) / seconds,
+                examples=int(counts[1]),
+            )  # fmt: skip
+        return bool(counts[2])
+
+    def _encode(self, row: Row) -> Any:
+        response = self.encoder.response_ids(row.response)
+        return self.encoder.group(Path(row.image), Task(row.task), row.phrase, [response])
+
+    def _wants_stop(self) -> int:
+        return int(self.rank == 0 and (self.job.out_folder / STOP).exists())
+
+    def _report(self, **values: Any) -> None:
+        line = {"step": self.step, "steps": self.job.settings.steps, **values}
+        with (self.job.out_folder / PROGRESS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _resume(self) -> int:
+        from boxmed_ray.model.engine_state import load_engine
+
+        found = self.store.latest()
+        if found is None:
+            return 0
+        extra = load_engine(self.engine, found.folder)
+        mine = {k.removeprefix(f"{self.rank}/"): v for k, v in extra.items() if k.startswith(f"{self.rank}/")}
+        if mine:
+            restore_rng(mine)
+        return found.step
+
+    def _checkpoint(self) -> None:
+        from boxmed_ray.model.engine_state import save_engine
+
+        states: list[dict[str, torch.Tensor] | None] = [None] * self.engine.world_size
+        dist.all_gather_object(states, rng_state())
+        extra = {f"{rank}/{k}": v for rank, state in enumerate(states) for k, v in (state or {}).items()}
+        if self.rank == 0:
+            position = {"kind": self.job.kind, "step": self.step, "examples": self.step * self.job.settings.batch_size}
+            self.store.save(self.step, position, lambda folder: save_engine(self.engine, folder, extra))
+        else:
+            save_engine(self.engine, Path(os.devnull))
+        dist.barrier()
+
+    def _finish(self) -> None:
+        """Write the trained weights beside and rename them into place; digest the frozen backbone again."""
+        from boxmed_ray.model.engine_state import full_state_dict
+
+        result: dict[str, Any] = {"steps": self.step}
+        if self.frozen is not None:
+            result |= {"backbone_before": self.frozen, "backbone_after": self._backbone_digest()}
+        state = full_state_dict(self.engine.module, self.rank)
+        if self.rank == 0:
+            name = "model" if self.job.kind == "mcl" else "adapter"
+            temporary = self.job.out_folder / f".{name}.{os.getpid()}"
+            own = {key.removeprefix("model."): value for key, value in state.items()}
+            self.model.save_pretrained(temporary, state_dict=own)  # type: ignore[operator]
+            if self.job.kind == "mcl":
+                self.processor.save_pretrained(temporary)
+            temporary.rename(self.job.out_folder / name)
+            (self.job.out_folder / RESULT).write_text(json.dumps(result, indent=1))
+        dist.barrier()
+
+    def _backbone_digest(self) -> str:
+        """Digest of the backbone's parameters under the names that ``load_policy`` gives them."""
+        from boxmed_ray.model.engine_state import full_state_dict
+        from boxmed_ray.model.policy import digest
+
+        state = full_state_dict(self.engine.module, self.rank)
+        names = {key: key.removeprefix("model.base_model.model.").replace(".base_layer.", ".") for key in state}
+        return digest((name, state[key]) for key, name in names.items() if ".lora_" not in key)
