@@ -55,7 +55,7 @@ def token_logprobs(
             logits = logits / temperature
         if banned is not None:
             logits = logits.index_fill(-1, banned, float("-inf"))
-        return _GatherLogprobs.apply(logits, ids, with_entropy)  # type: ignore[no-any-return]
+        return _GatherLogprobs.apply(logits, ids, with_entropy)
 
     if hidden.shape[0] <= chunk:
         logprobs, entropy = rows(hidden, targets)

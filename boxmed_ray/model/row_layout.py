@@ -2,9 +2,9 @@
 
 What lives here: lengths in, index tensors out. What does not: token ids, attention, models.
 
-The row holds all prompts, then all responses, group by group:  [p1 p2 … pG | r11 … r1N | r21 … | rGN].  A prompt and a
-response are each a *segment*. Everything that works on tokens one by one (projections, MLP, norms) runs on the row as it
-is; attention looks inside a segment, and from a response back at its group's prompt.
+The row holds all prompts, then all responses, group by group:  [p1 p2 … pG | r11 … r1N | r21 … | rGN].  A prompt and
+a response are each a *segment*. Everything that works on tokens one by one (projections, MLP, norms) runs on the row as
+it is; attention looks inside a segment, and from a response back at its group's prompt.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class RowLayout:
         return sum(map(sum, self.response_lengths))
 
 
-def lay_out(prompt_lengths: Sequence[int], response_lengths: Sequence[Sequence[int]], device: torch.device) -> RowLayout:
+def lay_out(
+    prompt_lengths: Sequence[int], response_lengths: Sequence[Sequence[int]], device: torch.device
+) -> RowLayout:
     """Lay out groups of one prompt and its responses (lengths in tokens)."""
     spans, prompt, response = [], 0, 0
     for length, lengths in zip(prompt_lengths, response_lengths, strict=True):

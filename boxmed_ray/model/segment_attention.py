@@ -64,9 +64,9 @@ def attention_forward(
     row: Row | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: with ``row`` the attention of this module, without it plain SDPA."""
+    """What transformers calls: with ``row`` the attention of this module, without it plain SDPA."""
     if row is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     q, k, v = (states.transpose(1, 2)[0] for states in (query, key, value))
     out = row.attend(q, k, v, float(kwargs["scaling"]), int(module.layer_idx))  # type: ignore[arg-type]
     return out[None], None
@@ -78,15 +78,17 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
 
 def causal(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Bucket, ...], scale: float) -> Tensor:
     """Causal attention inside each segment. q [T, H, d]; k, v [T, Hkv, d]; returns [T, H, d]."""
-    return _Attend.apply(q, k, v, None, None, segments, (), scale)  # type: ignore[no-any-return]
+    return _Attend.apply(q, k, v, None, None, segments, (), scale)
 
 
 def with_prefix(
     q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, layout: RowLayout, scale: float
 ) -> Tensor:
-    """Attention of response tokens to their prompt and to themselves. q [T, H, d]; k, v [T, Hkv, d];
-    prompt_k, prompt_v [Σ P, Hkv, d]; returns [T, H, d]."""
-    return _Attend.apply(q, k, v, prompt_k, prompt_v, layout.responses, layout.spans, scale)  # type: ignore[no-any-return]
+    """Attention of response tokens to their prompt and to themselves.
+
+    q [T, H, d]; k, v [T, Hkv, d]; prompt_k, prompt_v [Σ P, Hkv, d]; returns [T, H, d].
+    """
+    return _Attend.apply(q, k, v, prompt_k, prompt_v, layout.responses, layout.spans, scale)
 
 
 class _Attend(torch.autograd.Function):
@@ -103,7 +105,9 @@ class _Attend(torch.autograd.Function):
         if spans:
             part, sums = torch.empty_like(out), torch.empty_like(lse)
             for p0, p1, r0, r1 in spans:
-                o, s = _flash(_one(q[r0:r1]), _expand(_one(prompt_k[p0:p1]), q), _expand(_one(prompt_v[p0:p1]), q), False, scale)
+                o, s = _flash(
+                    _one(q[r0:r1]), _expand(_one(prompt_k[p0:p1]), q), _expand(_one(prompt_v[p0:p1]), q), False, scale
+                )
                 part[r0:r1], sums[r0:r1] = o[0].transpose(0, 1), s[0].transpose(0, 1)
             weight = torch.sigmoid(lse - sums).unsqueeze(-1).to(q.dtype)
             out, lse = torch.lerp(part, out, weight), torch.logaddexp(lse, sums)
@@ -173,7 +177,7 @@ def _shrink(grad: Tensor, like: Tensor) -> Tensor:
 def _flash(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """[S, H, L, d] → output [S, H, L, d] and log-sums [S, H, L]."""
     if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, scale=scale)  # type: ignore[no-any-return]
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, scale=scale)
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if is_causal:
         scores = scores.masked_fill(_future(scores), float("-inf"))
@@ -186,7 +190,7 @@ def _flash_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v given the output and log-sums of the whole softmax that this part belongs to."""
     if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(  # type: ignore[no-any-return]
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, is_causal, scale=scale
         )
     scores = (q @ k.transpose(-1, -2)).float() * scale

@@ -1,7 +1,7 @@
 """Log-probabilities of the responses of groups that share an image and a prompt, each computed once.
 
 What lives here: the groups' inputs and result, and the ways to compute them. What does not: attention
-(segment_attention.py), the row's geometry (row_layout.py), the head (logprobs.py), the reference (replicated.py), losses.
+(segment_attention.py), the row's geometry (row_layout.py), the head (logprobs.py), the reference (replicated.py).
 
 ``packed_row``    one pass over the row [prompts | responses].
 ``prefix_cache``  one pass over the prompts, whose keys and values stay in the graph, then one over the responses.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from boxmed_ray.model.logprobs import token_logprobs
 from boxmed_ray.model.replicated import replicated_hidden
-from boxmed_ray.model.row_layout import RowLayout, lay_out
+from boxmed_ray.model.row_layout import lay_out
 from boxmed_ray.model.segment_attention import NAME, Row
 
 Mode = Literal["auto", "prefix_cache", "packed_row", "replicated"]
@@ -52,12 +52,21 @@ class ResponseLogprobs:
     Attributes:
         logprobs: [N, Rmax] float32; 0 where padded.
         mask: [N, Rmax] bool, True on tokens.
-        entropy: [N, Rmax] of the distribution each token was drawn from, in nats, without gradient; None unless asked for.
+        entropy: [N, Rmax] of each token's distribution in nats, without gradient; None unless asked for.
     """
 
     logprobs: list[Tensor]
     mask: list[Tensor]
     entropy: list[Tensor] | None = None
+
+    def stacked(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities, mask and entropy of all groups as [B, R] tensors, B responses in the groups' order."""
+        longest = max(mask.shape[1] for mask in self.mask)
+
+        def stack(parts: list[Tensor]) -> Tensor:
+            return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
+
+        return stack(self.logprobs), stack(self.mask), None if self.entropy is None else stack(self.entropy)
 
 
 def response_logprobs(
@@ -138,11 +147,14 @@ class ResponsePolicy(nn.Module):
 
 def unwrap(model: nn.Module) -> Any:
     """The transformers model inside engine, PEFT or ``ResponsePolicy`` wrappers."""
-    while not hasattr(model, "lm_head"):
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "module", None)
-        inner = getattr(model, "model", None) if inner is None else inner
+    while "lm_head" not in dict(model.named_children()):
+        inner: Any = (
+            getattr(model, "module", None) or getattr(model, "base_model", None) or getattr(model, "model", None)
+        )
         if not isinstance(inner, nn.Module):
-            raise ValueError(f"{type(model).__name__} holds no vision-language model; give Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
+            raise ValueError(
+                f"{type(model).__name__} holds no vision-language model; give Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
+            )
         model = inner
     return model
 
@@ -185,7 +197,7 @@ def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple
             if deepstack is not None:
                 extra = {"visual_pos_masks": mask[None], "deepstack_visual_embeds": deepstack}
         output = text(inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, row=row, **extra)
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        return output.last_hidden_state[0]
 
     if mode == "packed_row":
         ids = torch.cat([prompt_ids, response_ids])

@@ -58,13 +58,15 @@ def test_equals_replicated_rows_in_value_and_gradient(family: str, mode: Mode, s
     assert set(found) == {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize("mode", (*SHARED, "replicated"))
+@pytest.mark.parametrize("mode", [*SHARED, "replicated"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_a_plain_forward_of_every_sample(family: str, mode: Mode) -> None:
     model, groups = tiny(family, 7), groups_of(7)
     plain = [[plain_logprobs(model, group, i, 0.7) for i in range(len(group.responses))] for group in groups]
     padded = [torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in plain]
-    masks = [torch.nn.utils.rnn.pad_sequence([torch.ones(len(r)) for r in rows], batch_first=True).bool() for rows in plain]
+    masks = [
+        torch.nn.utils.rnn.pad_sequence([torch.ones(len(r)) for r in rows], batch_first=True).bool() for rows in plain
+    ]
     expected = gradients(model, weighted(ResponseLogprobs(padded, masks)))
     result = response_logprobs(model, groups, mode=mode, banned_ids=BANNED, temperature=0.7)
     for logprobs, mask, want, want_mask in zip(result.logprobs, result.mask, padded, masks, strict=True):
