@@ -1,0 +1,74 @@
+"""Small data sets written by hand in the published layouts, for tests of reading and refusing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxmed_ray.config import DataConfig
+from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.study import Box, Finding, Study
+
+BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+ENTRY_HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+
+def write_image(path: Path, width: int = 64, height: int = 64) -> Path:
+    """A grey ramp with noise, so that truncation of the file cannot go unnoticed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (height, width), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def make_study(folder: Path, name: str = "s1", **values: object) -> Study:
+    """A good study with a nodule in the left lung, its image written."""
+    defaults: dict[str, object] = {
+        "id": name,
+        "patient_id": f"p-{name}",
+        "image": write_image(folder / "images" / f"{name}.png"),
+        "width": 64,
+        "height": 64,
+        "report": "Nodule.",
+        "findings": (Finding(phrase="Nodule.", boxes=(Box(40, 8, 56, 24),), disease="Lung Lesion", region="left lung"),),
+        "source": "made-up",
+    }
+    return Study.model_validate(defaults | values)
+
+
+@pytest.fixture
+def nih(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a folder in NIH's layout: ``nih(boxes=[line, …], entries=[line, …])``, with every image listed."""
+
+    def write(boxes: Sequence[str] = (), entries: Sequence[str] | None = None, header: str = BOX_HEADER) -> Path:
+        root = tmp_path / "nih"
+        # Five patients of which the hash holds out some: enough for both splits.
+        names = [f"0000000{patient}_000" for patient in range(1, 9)]
+        good = [f"{name}.png,No Finding,0,{name[7]},60,M,PA,2500,2048,0.168,0.168" for name in names[1:]]
+        first = f"{names[0]}.png,Nodule|Infiltration,0,1,60,M,PA,2500,2048,0.168,0.168"
+        lines = [first, *good] if entries is None else list(entries)
+        for line in lines:
+            write_image(root / "images" / f"{Path(line.split(',')[0]).stem}.png", 128, 128)
+        (root / "BBox_List_2017.csv").write_text("\n".join([header, *boxes]) + "\n")
+        (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([ENTRY_HEADER, *lines]) + "\n")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Dataset]:
+    """``load(kind, root, **fields of DataConfig)`` through the one entry that training uses."""
+
+    def run(kind: str, root: Path, **fields: object) -> Dataset:
+        config = DataConfig.model_validate({"kind": kind, "root": root, "test_share": 0.5, "image_size": 28, **fields})
+        return load_studies(config, 0, tmp_path / "cache")
+
+    return run
