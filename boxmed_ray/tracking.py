@@ -3,8 +3,8 @@
 What lives here: writing, cutting back and reading metrics, the progress bar and the final table. What does not:
 computing any figure; curves and the report page (evaluate/).
 
-Names that the progress bar and the curves know: ``loss``, ``reward``, ``iou``, ``kl``, ``response_tokens``,
-``well_formed``, ``tokens_per_s``. Any other name may be written too.
+Names that the progress bar and the curves know: ``loss``, ``reward``, ``iou``, ``kl``, ``length``,
+``format`` (well-formed share), ``tokens_per_s``. Any other name may be written too.
 """
 
 from __future__ import annotations

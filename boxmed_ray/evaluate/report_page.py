@@ -1,0 +1,98 @@
+"""report.html: one self-contained page per run, for paper and for a phone.
+
+What lives here: gathering what the page shows and filling the template (templates/). What does not: the
+figures (summary.py), the curves (curves.py), the choice of cases (cases.py), the words of the verdict (verdict.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, Case, ReportCase, choose_cases, data_uri
+from boxmed_ray.evaluate.curves import draw_curves
+from boxmed_ray.evaluate.summary import GroundingSummary, Summary
+from boxmed_ray.evaluate.verdict import verdict
+from boxmed_ray.tracking import read_metrics
+
+FILE = "report.html"
+SHOWN_CASES, SHOWN_REPORTS = 24, 8
+STAGES = {
+    "constant_box": "Constant box",
+    "mcl": "MCL",
+    "svr": "SVR",
+    "adapter_off": "Adapter stage, adapter off",
+}
+
+
+def write_report(
+    folder: Path, summary: Summary, metrics: Path, cases: Sequence[Case], reports: Sequence[ReportCase]
+) -> Path:
+    """Write ``folder``/report.html and return its path.
+
+    Args:
+        folder: the run folder; its name is the run's.
+        summary: the figures.
+        metrics: metrics.jsonl, from which the curves are drawn; may be absent.
+        cases: held-out prompts with both answers; the page shows an even choice of them.
+        reports: generated reports; the page shows the first ``SHOWN_REPORTS``.
+    """
+    environment = Environment(
+        loader=PackageLoader("boxmed_ray.evaluate"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = _figure
+    shown = choose_cases(cases, SHOWN_CASES)
+    page = environment.get_template("report.html").render(
+        name=folder.resolve().name,
+        summary=summary,
+        css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
+        remarks=verdict(summary),
+        stages=_stages(summary),
+        labels=_label_rows(summary),
+        curves=[(curve, Markup(curve.svg)) for curve in draw_curves(_read(metrics))],
+        cases=[(case, data_uri(case.image)) for case in shown],
+        case_count=len(cases),
+        reports=[(case, data_uri(case.image) if case.image else None) for case in reports[:SHOWN_REPORTS]],
+        report_count=len(reports),
+    )
+    path = folder / FILE
+    part = path.with_suffix(".part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _read(metrics: Path) -> list[dict[str, Any]]:
+    return read_metrics(metrics) if metrics.is_file() else []
+
+
+def _stages(summary: Summary) -> list[tuple[str, GroundingSummary]]:
+    rows = [(STAGES[key], getattr(summary.grounding, key)) for key in STAGES]
+    return [(name, row) for name, row in rows if row is not None]
+
+
+def _label_rows(summary: Summary) -> list[dict[str, Any]]:
+    """One row a label: greedy means of the three columns, and whether SVR (or MCL) beats the constant box."""
+    columns = {key: getattr(summary.grounding, key) for key in ("constant_box", "mcl", "svr")}
+    rows = []
+    for label, constant in summary.grounding.constant_box.per_label.items():
+        row: dict[str, Any] = {"label": label, "n": constant.n}
+        row |= {key: part.per_label.get(label) if part else None for key, part in columns.items()}
+        best = row["svr"] or row["mcl"]
+        row["below"] = best is not None and best.mean_iou <= constant.mean_iou
+        rows.append(row)
+    return rows
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    """A figure for a table; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
