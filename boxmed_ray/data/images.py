@@ -91,7 +91,9 @@ def image_size(path: Path) -> tuple[int, int]:
         return open_image(path).size
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+            # A PNG decodes itself in search of Exif data that its head does not hold.
+            exif = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
+            turned = exif.get(0x0112, 1) in {5, 6, 7, 8}
             return (image.height, image.width) if turned else image.size
     except Exception:  # open_image says what is wrong, or decodes what the header alone did not tell
         return open_image(path).size

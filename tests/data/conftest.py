@@ -37,7 +37,9 @@ def make_study(folder: Path, name: str = "s1", **values: object) -> Study:
         "width": 64,
         "height": 64,
         "report": "Nodule.",
-        "findings": (Finding(phrase="Nodule.", boxes=(Box(40, 8, 56, 24),), disease="Lung Lesion", region="left lung"),),
+        "findings": (
+            Finding(phrase="Nodule.", boxes=(Box(40, 8, 56, 24),), disease="Lung Lesion", region="left lung"),
+        ),
         "source": "made-up",
     }
     return Study.model_validate(defaults | values)

@@ -96,9 +96,12 @@ def _study(
             raise DataError(
                 f"{where}: column 'Image Index' = {row['Image Index']!r}: {found} of that name below {root}; {remedy}"
             )
-        width, height = image_size(files[0])
     except DataError as error:
         return SkippedStudy(stem, str(error))
+    try:
+        width, height = image_size(files[0])
+    except DataError as error:
+        return SkippedStudy(stem, f"{where}: image: {error}")
     findings = _findings(labels, rows, width, height)
     return locate(
         where,
