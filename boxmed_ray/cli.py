@@ -85,14 +85,57 @@ def train(
 
 
 @app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
+    host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning for the images that are sent."""
+    from serve.app import run as start
+
+    named = (runs_dir or Path("runs")) / run
+    start(run if run.exists() or not named.exists() else named, host=host, port=port)
+
+
+@app.command()
+def submit(
+    address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="Folder sent to the cluster. Default: this project, without .venv and runs.")
+    ] = None,
+    runs_dir: Annotated[
+        str | None,
+        typer.Option(help="Folder of run folders as the cluster sees it. Default: ./runs here on a local cluster."),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Interpreter on the cluster. Default: this one on a local cluster, else python.")
+    ] = None,
+    attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that exists.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
+) -> None:
+    """Run a command on a Ray cluster: boxmed submit --address HOST:8265 -- train --recipe NAME.
+
+    Follows the log and ends with the command's exit code. Ctrl-C leaves the job running.
+    """
+    from boxmed_ray.commands.submit import submit as run
+    from boxmed_ray.submit import Submission
+
+    submission = Submission(tuple(command or ()), address, working_dir, runs_dir, python)
+    raise typer.Exit(run(submission, attach=attach, wait=wait))
+
+
+@app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,
     runs_dir: RunsDir = None,
 ) -> None:
     """Say what this machine has and lacks, and what to do. Exits 1 if something needed is missing."""
     from boxmed_ray.commands.doctor import doctor as run
 
-    raise typer.Exit(run(as_json=json, runs_dir=runs_dir))
+    raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))
 
 
 if __name__ == "__main__":

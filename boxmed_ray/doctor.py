@@ -50,9 +50,14 @@ class Check:
         return asdict(self)
 
 
-def examine(runs_dir: Path) -> list[Check]:
-    """Every check, in the order of reading. ``runs_dir`` need not exist."""
-    checks = [_boxmed(), _python(), *_packages(), _engine(), *_imports()]
+def examine(runs_dir: Path, *, imports: bool = True) -> list[Check]:
+    """Every check, in the order of reading.
+
+    Args:
+        runs_dir: where run folders would be written; need not exist.
+        imports: try to import the heavy packages, which takes 10 s, or a minute without byte code.
+    """
+    checks = [_boxmed(), _python(), *_packages(), _engine(), *(_imports() if imports else ())]
     checks += [_cores(), _memory(), _shared_memory(), _gpu()]
     checks += [_storage("runs", runs_dir), _storage("temporary files", Path(tempfile.gettempdir()))]
     checks += [_port(number, purpose) for number, purpose in PORTS.items()]
@@ -74,7 +79,7 @@ def _boxmed() -> Check:
 
 def _python() -> Check:
     found = f"{platform.python_version()}, {sys.executable}"
-    if sys.version_info[:2] == (3, 11):
+    if platform.python_version_tuple()[:2] == ("3", "11"):
         return Check("python", "ok", found)
     return Check("python", "fail", found, "use Python 3.11: make setup creates .venv with it")
 

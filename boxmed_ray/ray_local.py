@@ -39,6 +39,9 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
 _OBJECT_STORE_BYTES = 1 << 30
 _GRACE_S = 5.0
 _PREFIX = "boxmed-ray-"
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Handlers = dict[signal.Signals, Any]
 
 
 def quiet_environment() -> None:
@@ -106,7 +109,7 @@ def _connected(options: dict[str, Any]) -> Iterator[None]:
     import ray
 
     others = {child.pid for child in _children()}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: Handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     try:
         ray.init(**options, logging_level=logging.WARNING, ignore_reinit_error=False)
         _restore(handlers)  # ray.init puts a SIGTERM handler of its own that would skip the checkpoint
@@ -158,7 +161,7 @@ def _end(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=_GRACE_S)
 
 
-def _restore(handlers: Mapping[int, Any]) -> None:
+def _restore(handlers: Handlers) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -170,7 +173,7 @@ def _signals_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: Handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         yield
     finally:

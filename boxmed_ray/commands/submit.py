@@ -1,0 +1,38 @@
+"""`boxmed submit`: send a command to a cluster, or attach to a job, and say how to come back to it."""
+
+from __future__ import annotations
+
+import sys
+
+from boxmed_ray.config import ConfigError
+from boxmed_ray.submit import Submission, connect, dashboard_url, follow
+from boxmed_ray.submit import submit as send
+
+
+def submit(submission: Submission, *, attach: str | None, wait: bool) -> int:
+    """Returns the exit code of the job's command; 0 if not asked to wait; 130 after Ctrl-C, while the job goes on.
+
+    Raises:
+        ConfigError: see boxmed_ray.submit.submit; or a job to attach to that does not exist.
+    """
+    if attach is not None and submission.command:
+        raise ConfigError(f"--attach {attach} follows a job that exists; leave out the command after --")
+    if attach is not None:
+        client, job_id = connect(dashboard_url(submission.address)), attach
+        try:
+            client.get_job_info(job_id)
+        except RuntimeError:
+            jobs = [job.submission_id for job in client.list_jobs() if job.submission_id]
+            raise ConfigError(f"--attach {job_id}: no such job; jobs there: {', '.join(jobs) or 'none'}") from None
+    else:
+        client, job_id = send(submission)
+    back = (
+        f"follow it: boxmed submit --address {submission.address} --attach {job_id}\n"
+        f"stop it:   ray job stop --address {dashboard_url(submission.address)} {job_id}"
+    )
+    try:
+        print(f"job {job_id}\n{back}", file=sys.stderr, flush=True)
+        return follow(client, job_id) if wait else 0
+    except KeyboardInterrupt:
+        print(f"\njob {job_id} goes on without this terminal\n{back}", file=sys.stderr)
+        return 130

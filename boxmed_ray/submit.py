@@ -1,0 +1,220 @@
+"""Run a `boxmed` command on a Ray cluster through Ray Jobs, and follow it to its end.
+
+What lives here: what is sent (working folder, environment, entry point), reading the job's log, and
+turning its end into an exit code. What does not: the command line (cli.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import secrets
+import shlex
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from boxmed_ray.config import ConfigError
+from boxmed_ray.ray_local import QUIET_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+#: Never sent to the cluster. Ray also leaves out what .gitignore names.
+EXCLUDES = (
+    ".git",
+    ".venv",
+    "runs",
+    "/build",
+    "/dist",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+)
+
+#: Commands that make sense without a terminal or a browser beside them.
+COMMANDS = ("train", "doctor")
+
+#: Ray's own 3 s are too short to write a checkpoint after SIGTERM.
+STOP_WAIT_S = 120
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_DASHBOARD_PORT = 8265
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is asked of the cluster. See `boxmed submit --help` for the meaning of each."""
+
+    command: Sequence[str]
+    address: str
+    working_dir: Path | None = None
+    runs_dir: str | None = None
+    python: str | None = None
+
+
+def submit(submission: Submission) -> tuple[JobSubmissionClient, str]:
+    """Send the command and return the client and the id of the job.
+
+    Raises:
+        ConfigError: nothing or nonsense to run, a folder that is missing, or a cluster that does not
+            answer or refuses the token.
+    """
+    _check_command(submission.command)
+    url = dashboard_url(submission.address)
+    client = connect(url)
+    job_id = f"boxmed-{submission.command[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    client.submit_job(
+        entrypoint=entrypoint(submission, url),
+        submission_id=job_id,
+        runtime_env=runtime_env(submission),
+        metadata={"command": shlex.join(submission.command)},
+    )
+    return client, job_id
+
+
+def _check_command(command: Sequence[str]) -> None:
+    if not command or command[0] not in COMMANDS:
+        found = repr(command[0]) if command else "nothing"
+        raise ConfigError(
+            f"boxmed submit: {found} cannot run as a job; write one of {', '.join(COMMANDS)} after --, "
+            "for example: boxmed submit --address HOST:8265 -- train --recipe phantom-cpu"
+        )
+    for word in command:
+        key, _, value = word.partition("=")
+        if key == "data.root" and value and "://" not in value and not Path(value).is_absolute():
+            raise ConfigError(
+                f"{word}: a job runs in a copy of the working folder on the cluster, where a relative path leads "
+                "nowhere; give the absolute path that the cluster sees"
+            )
+
+
+def dashboard_url(address: str) -> str:
+    """``HOST``, ``HOST:PORT`` or a URL, as the URL of the cluster's job server."""
+    url = address if "://" in address else f"http://{address}"
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigError(
+            f"--address {address!r}: must be HOST[:PORT] or http(s)://HOST[:PORT] of the cluster's dashboard, "
+            f"whose port is {_DASHBOARD_PORT} unless it was told otherwise"
+        )
+    if port is None and parts.scheme == "http":
+        url = f"http://{parts.netloc}:{_DASHBOARD_PORT}"
+    return url.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Whether the cluster is on this machine, so that its paths and interpreter are ours."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def connect(url: str) -> JobSubmissionClient:
+    """A client of the job server at ``url``, with the token if the server asks for one."""
+    _use_token_if_asked(url)
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.WARNING)  # else every step of packaging is told
+    try:
+        return JobSubmissionClient(url)
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
+        raise ConfigError(f"--address {url}: {str(error).splitlines()[0]}") from error
+
+
+def _use_token_if_asked(url: str) -> None:
+    """Find out before Ray is imported, because Ray reads the mode once."""
+    try:
+        with urllib.request.urlopen(f"{url}/api/jobs/", timeout=20):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise ConfigError(f"--address {url}: it answers {error.code}: is it a Ray dashboard?") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"--address {url}: no Ray cluster answers ({reason}); is it up (ray start --head), "
+            "and its dashboard port reachable from here?"
+        ) from None
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    default = Path.home() / ".ray" / "auth_token"
+    if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file()):
+        raise ConfigError(
+            f"--address {url}: the cluster asks for a token and there is none here; set RAY_AUTH_TOKEN, or "
+            f"RAY_AUTH_TOKEN_PATH to a file that holds it, or put it in {default}"
+        )
+
+
+def entrypoint(submission: Submission, url: str) -> str:
+    """The shell line that the cluster runs.
+
+    The run folder must outlive the job's copy of the working folder: ``runs_dir`` where given; else ./runs
+    of here on a local cluster; else what BOXMED_RUNS_DIR says there, or ~/boxmed-runs.
+    """
+    python = submission.python or (sys.executable if is_local(url) else "python")
+    runs_dir = submission.runs_dir or (str(Path("runs").absolute()) if is_local(url) else None)
+    folder = shlex.quote(runs_dir) if runs_dir else '"${BOXMED_RUNS_DIR:-$HOME/boxmed-runs}"'
+    return f"BOXMED_RUNS_DIR={folder} exec {shlex.join([python, '-m', 'boxmed_ray.cli', *submission.command])}"
+
+
+def runtime_env(submission: Submission) -> dict[str, Any]:
+    """Ray's runtime environment of the job: the working folder, and variables for every process of it."""
+    variables = {**QUIET_ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    folder = submission.working_dir or (_PROJECT if (_PROJECT / "pyproject.toml").is_file() else None)
+    if folder is None:  # installed as a package: the cluster's own installation runs
+        return {"env_vars": variables}
+    if not folder.is_dir():
+        raise ConfigError(f"--working-dir {folder}: no such folder")
+    return {"env_vars": variables, "working_dir": str(folder.resolve()), "excludes": list(EXCLUDES)}
+
+
+def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], object] = sys.stdout.write) -> int:
+    """Copy the job's log until the job ends; returns the exit code of its command, or 1 if it has none.
+
+    A connection that breaks is made anew, and what was written is not written again.
+    """
+    written = 0
+    while True:
+        written = asyncio.run(_tail(client, job_id, written, write))
+        info = client.get_job_info(job_id)
+        if info.status.is_terminal():
+            break
+        time.sleep(_POLL_S)
+    if info.status == "SUCCEEDED":
+        return 0
+    print(f"job {job_id} {info.status.lower()}: {info.message}", file=sys.stderr)
+    return info.driver_exit_code or 1
+
+
+async def _tail(client: JobSubmissionClient, job_id: str, skip: int, write: Callable[[str], object]) -> int:
+    """Write the log from character ``skip`` on; returns how much of it has been written."""
+    position = 0
+    try:
+        async for chunk in client.tail_job_logs(job_id):
+            if position + len(chunk) > skip:
+                write(chunk[max(0, skip - position) :])
+                sys.stdout.flush()
+            position += len(chunk)
+    except (RuntimeError, OSError):
+        pass  # the connection broke; the caller asks for the status, which says whether that matters
+    return max(position, skip)

@@ -1,0 +1,160 @@
+"""`boxmed submit` against a real `ray start --head` of this test's own, with token authentication on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+BIN = Path(sys.executable).parent
+REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    token: str
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _environment(token: str | None) -> dict[str, str]:
+    """As in a shell where nobody has set a mode: the client has to find out."""
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    env["HOME"] = "/nonexistent"  # no token of the person who runs the tests
+    return env if token is None else {**env, "RAY_AUTH_TOKEN": token}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head of two CPUs on free ports, ended with its whole process group."""
+    token = secrets.token_hex(16)
+    gcs, dashboard, agent, client = _free_ports(4)
+    folder = tempfile.mkdtemp(prefix="bx-head-")
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2",
+        "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
+        f"--temp-dir={folder}", f"--object-store-memory={200 << 20}",
+    ]  # fmt: skip
+    log = Path(folder) / "start.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command,
+            env={**_environment(token), "RAY_AUTH_MODE": "token", "HOME": folder},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{dashboard}/api/version", process, log)
+        yield Head(f"127.0.0.1:{dashboard}", token)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return  # up, and asking for the token
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"no dashboard after 120 s: {log.read_text()}")
+
+
+def _submit(*arguments: str, token: str | None, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "boxmed_ray.cli", "submit", *arguments],
+        env=_environment(token),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_job_runs_from_the_packaged_folder_and_its_log_and_exit_code_come_back(head: Head, tmp_path: Path) -> None:
+    done = _submit("--address", head.address, "--", "doctor", "--json", "--quick", token=head.token, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"healthy": true' in done.stdout
+    assert "working_dir_files" in done.stdout, "boxmed was imported from somewhere else than the folder that was sent"
+    assert str(tmp_path / "runs") in done.stdout, "run folders of a local cluster belong where the user stands"
+
+
+def test_a_command_that_fails_gives_its_exit_code_and_message(head: Head, tmp_path: Path) -> None:
+    arguments = ("--address", head.address, "--", "train", "--recipe", "phantom-cpu", "--set", "svr.stpes=1")
+    done = _submit(*arguments, token=head.token, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "unknown key 'svr.stpes'" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("token", "message"), [(None, "asks for a token"), ("wrong" * 8, "oken")])
+def test_without_the_right_token_the_cluster_is_refused_in_one_line(
+    head: Head, tmp_path: Path, token: str | None, message: str
+) -> None:
+    done = _submit("--address", head.address, "--", "doctor", token=token, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_the_job_running_and_attach_comes_back_to_it(head: Head, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "boxmed_ray.cli", "submit", "--address", head.address, "--", "doctor", "--quick"],
+        env=_environment(head.token),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    job = next(line.split()[1] for line in process.stderr if line.startswith("job "))
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert f"--attach {job}" in rest
+
+    done = _submit("--address", head.address, "--attach", job, token=head.token, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "boxmed" in done.stdout
+
+    missing = _submit("--address", head.address, "--attach", "nothing", token=head.token, cwd=tmp_path)
+    assert missing.returncode == 2
+    assert job in missing.stderr
