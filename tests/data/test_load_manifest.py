@@ -87,7 +87,6 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], list[str]]] = [
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD)
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_bad_study_is_refused_by_file_line_key_value_and_remedy(
     studies: list[Study], load: Load, tmp_path: Path, change: Callable[[dict[str, Any]], object], expected: list[str]
 ) -> None:
