@@ -133,13 +133,25 @@ class _Fit(threading.Thread):
 def _trainer(job: Job) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class Trainer(TorchTrainer):
+        """Without the watcher that Ray Train starts in a process of its own.
+
+        It asks the dashboard every second whether the controller lives, fails where there is no
+        dashboard, and would only free a placement group that ends with the job anyway.
+        """
+
+        def _create_default_callbacks(self) -> list[Any]:
+            mine = super()._create_default_callbacks()
+            return [callback for callback in mine if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     resources = job.config.resources
     gpus = resources.gpus_per_learner
     demand: dict[str, float] = {"CPU": _CPUS_PER_THREAD * resources.threads}
     if gpus:
         demand["GPU"] = gpus
-    return TorchTrainer(
+    return Trainer(
         train_loop,
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),

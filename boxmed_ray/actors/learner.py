@@ -1,0 +1,313 @@
+"""One learner rank: a process that holds a shard of the optimiser, learns groups and gives its weights away.
+
+What lives here: the update (encode, reference pass, loss, step) and its numbers, checkpoints, the
+model at the end. What does not: the handle on all ranks (learner_group.py), the split of a batch
+(learn_batch.py), the loss (grpo/), the forward pass (model/shared_prefix.py).
+
+A plain class: ``ray.remote`` is applied by the group, and a test can hold one without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup
+from boxmed_ray.checkpoint import CheckpointStore, restore_rng, rng_state
+from boxmed_ray.config import RunConfig
+from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss
+from boxmed_ray.grpo.metrics import LossMetrics
+from boxmed_ray.model import policy
+from boxmed_ray.model.collate import GroupEncoder
+from boxmed_ray.model.engine import Engine
+from boxmed_ray.model.engine_state import full_state_dict, load_engine, save_engine
+from boxmed_ray.model.shared_prefix import GroupInputs, ResponsePolicy, response_logprobs
+
+
+class LearnerRank:
+    """Rank ``rank`` of ``world_size`` learners.
+
+    Args:
+        config: of the run.
+        model_folder: the policy to start from, and the frozen reference.
+        rank: of this process.
+        world_size: ranks in all.
+    """
+
+    def __init__(self, config: RunConfig, model_folder: Path, rank: int, world_size: int) -> None:
+        self._config, self._settings, self._folder = config, config.svr, model_folder
+        self.rank, self.world_size = rank, world_size
+        self._seconds: dict[str, float] = {}
+        self._clients: dict[str, Any] = {}
+        self._pusher: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """This host and a port that is free on it, where rank 0 meets the others."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+
+    def connect(self, address: tuple[str, int]) -> int:
+        """Join the other ranks at rank 0's ``address``, load the model and build the engine; returns the rank."""
+        torch.set_num_threads(self._config.resources.threads)
+        torch.manual_seed(self._config.seed)
+        gpu = torch.cuda.is_available()
+        os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.world_size), "LOCAL_RANK": "0"}
+        os.environ |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
+        dist.init_process_group("nccl" if gpu else "gloo", rank=self.rank, world_size=self.world_size)
+        settings, bfloat16 = self._settings, self._config.model.dtype == "bfloat16"
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        model = policy.load_policy(self._folder, dtype)
+        self._model = model.train()
+        self._processor = policy.load_processor(self._folder)
+        if self.rank == 0:
+            import boxmed_ray.actors.weights  # noqa: F401  (vLLM: better ten seconds now than in the first push)
+        self._banned = policy.vision_token_ids(self._processor.tokenizer)  # type: ignore[attr-defined]
+        self._encoder = GroupEncoder(self._processor, self._config.data.image_size)
+        total = settings.steps * settings.inner_epochs
+        self._engine = Engine(ResponsePolicy(model), settings, total, bfloat16=bfloat16)
+        self._reference = None
+        if settings.kl_beta:
+            self._reference = policy.load_policy(self._folder, dtype).to(self._engine.device).requires_grad_(False)
+        self._loss_settings = LossSettings(
+            clip_low=settings.clip_low, clip_high=settings.clip_high, aggregation=settings.aggregation,
+            constant_length=settings.max_new_tokens, kl_beta=settings.kl_beta, kl_kind=settings.kl_kind,
+            importance_cap=settings.importance_cap,
+        )  # fmt: skip
+        return self.rank
+
+    def ready(self) -> bool:
+        """Answers once ``connect`` has."""
+        return True
+
+    @property
+    def weight_version(self) -> int:
+        """Updates taken."""
+        return self._engine.updates
+
+    def learn(self, batch: LearnBatch) -> dict[str, Any]:
+        """One update (``inner_epochs`` of them) on this rank's part of a batch; all ranks call it together.
+
+        Returns:
+            The same metrics on every rank: those of ``LossMetrics.as_dict``, loss, grad_norm, lr,
+            updated (share of the epochs whose step was taken), weight_version; and of this rank alone
+            ``seconds`` by part and ``bad_samples``, ids of prompts with a non-finite loss.
+        """
+        self._seconds = {}
+        with self._timed("encode"):
+            micros = [self._encode(groups) for groups in batch.micro]
+        with self._timed("reference"):
+            for micro in micros:
+                micro.reference = self._reference_logprobs(micro)
+        normaliser = Normaliser(batch.tokens, batch.sequences)
+        taken, metrics = 0, LossMetrics.empty()
+        for _ in range(self._settings.inner_epochs):
+            metrics, loss = LossMetrics.empty(), torch.zeros((), dtype=torch.float64)
+            for micro in micros:
+                part, numbers = self._accumulate(micro, normaliser)
+                metrics, loss = (metrics, loss) if micro.filler else (metrics.merge(numbers), loss + part)
+            with self._timed("step"):
+                outcome = self._engine.step()
+            taken += outcome.taken
+        with self._timed("metrics"):
+            self._reduce(metrics, loss)
+        return {
+            **metrics.as_dict(),
+            "loss": float(loss),
+            "grad_norm": outcome.grad_norm,
+            "lr": outcome.lr,
+            "updated": taken / self._settings.inner_epochs,
+            "weight_version": self.weight_version,
+            "seconds": self._seconds,
+            "bad_samples": [identity for micro in micros for identity in micro.bad],
+        }
+
+    def push_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+        """Push the present weights to rollout workers; all ranks call it, rank 0 sends.
+
+        Args:
+            workers: name and actor handle of each.
+
+        Returns:
+            On rank 0 the PushReport as a dict, elsewhere None. Workers that failed are under
+            ``failures`` (worker, phase, reason): they refuse to generate until a push reaches them.
+        """
+        if self.rank and self._engine.stage < 3:
+            return None  # every rank holds whole parameters: there is nothing to take part in
+        from boxmed_ray.actors.weight_fleet import PushError
+        from boxmed_ray.actors.weights import ModuleWeights, connect
+
+        clients = [self._client(name, handle) for name, handle in workers] if self.rank == 0 else []
+        try:
+            if self._pusher is None:
+                timeout_s = self._config.resources.phase_timeout_s
+                source = ModuleWeights(self._model)
+                self._pusher = connect(source, clients, timeout_s=timeout_s, rank=self.rank, keep_latest=True)
+            report = self._pusher.send_weights(self.weight_version, clients)
+        except PushError as error:
+            report = error.report
+        return None if report is None else asdict(report)
+
+    def deliver_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Give the version that was pushed last to workers that joined since; rank 0 only, no collective."""
+        from boxmed_ray.actors.weight_fleet import PushError
+
+        try:
+            report = self._pusher.deliver_latest([self._client(name, handle) for name, handle in workers])
+        except PushError as error:
+            report = error.report
+        return asdict(report)
+
+    def _client(self, name: str, handle: Any) -> Any:
+        # The pusher knows a worker it has shaken hands with by its client object.
+        from boxmed_ray.actors.weight_fleet import RayClient
+
+        key = handle._actor_id.hex()
+        if key not in self._clients:
+            self._clients[key] = RayClient(handle, name)
+        return self._clients[key]
+
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint into the store at ``folder``; all ranks call it, rank 0 writes.
+
+        ``state`` is the driver's: data position, reward statistics.
+        """
+        states: list[dict[str, Tensor] | None] = [None] * self.world_size
+        dist.all_gather_object(states, rng_state())
+        extra = {f"{rank}/{key}": value for rank, part in enumerate(states) for key, value in (part or {}).items()}
+        if self.rank == 0:
+            state = {**state, "weight_version": self.weight_version}
+            CheckpointStore(folder).save(step, state, lambda inside: save_engine(self._engine, inside, extra))
+        else:
+            save_engine(self._engine, Path(os.devnull))
+        dist.barrier()
+
+    def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
+        """Go back to the newest whole checkpoint of the store at ``folder``; its step and state, or None.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+        """
+        found = CheckpointStore(folder).latest()
+        if found is None:
+            return None
+        extra = load_engine(self._engine, found.folder)
+        mine = {k.removeprefix(f"{self.rank}/"): v for k, v in extra.items() if k.startswith(f"{self.rank}/")}
+        if mine:  # another number of ranks: there is no generator of this one to restore
+            restore_rng(mine)
+        return found.step, found.state
+
+    def save_model(self, folder: Path) -> None:
+        """Write a folder that transformers and vLLM load, beside and renamed; all ranks call it."""
+        state = full_state_dict(self._engine.module, self.rank)
+        if self.rank == 0:
+            temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+            own = {name.removeprefix("model."): value for name, value in state.items()}
+            self._model.save_pretrained(temporary, state_dict=own)
+            self._processor.save_pretrained(temporary)
+            temporary.rename(folder)
+        dist.barrier()
+
+    def shutdown(self) -> None:
+        """Leave the process group and remove what is kept in shared memory."""
+        if self._pusher is not None:
+            self._pusher.shutdown()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _encode(self, groups: list[LearnGroup]) -> _Micro:
+        inputs = []
+        for group in groups:
+            ids = torch.from_numpy(group.token_ids.copy()).split(group.lengths.tolist())
+            inputs.append(self._encoder.group(Path(group.image), group.task, group.phrase, ids))
+        return _Micro(groups, inputs, self._engine.device)
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        return {"mode": settings.shared_prompt, "banned_ids": self._banned, "temperature": settings.temperature}
+
+    def _reference_logprobs(self, micro: _Micro) -> Tensor | None:
+        if self._reference is None or micro.filler:
+            return None
+        with torch.no_grad():
+            return _stack(response_logprobs(self._reference, micro.inputs, **self._options()).logprobs)
+
+    def _accumulate(self, micro: _Micro, normaliser: Normaliser) -> tuple[Tensor, LossMetrics]:
+        """Forward and backward of one micro-batch: its part of the loss, and its metrics."""
+        with self._timed("forward"):
+            out = self._engine(micro.inputs, with_entropy=True, **self._options())
+            logprobs, mask, entropy = _stack(out.logprobs), _stack(out.mask), _stack(out.entropy)
+            if micro.filler:
+                loss, metrics = logprobs.masked_fill(~mask, 0.0).sum() * 0.0, LossMetrics.empty()
+            else:
+                # No second pass: before the first step of a batch the policy is the old policy.
+                old, micro.old = micro.old, logprobs.detach() if micro.old is None else micro.old
+                sampled = LossInputs(logprobs, mask, micro.advantages, old, micro.sampled, micro.reference, entropy)
+                loss, metrics = grpo_loss(sampled, self._loss_settings, normaliser)
+                if not bool(torch.isfinite(loss)):
+                    micro.bad = micro.blame(logprobs, mask)
+        with self._timed("backward"):
+            self._engine.backward(loss)
+        return loss.detach().double().cpu(), metrics
+
+    def _reduce(self, metrics: LossMetrics, loss: Tensor) -> None:
+        """Add up over ranks, in place."""
+        device = self._engine.device if dist.get_backend() == "nccl" else torch.device("cpu")
+        sums = torch.cat([metrics.sums, loss[None]]).to(device)
+        largest = metrics.largest.to(device)
+        dist.all_reduce(sums)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        metrics.sums, metrics.largest = sums[:-1].cpu(), largest.cpu()
+        loss.copy_(sums[-1])
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - begin
+
+
+class _Micro:
+    """A micro-batch on this rank: [B, R] tensors over its B responses, right-padded.
+
+    ``old`` and ``reference`` are filled while the batch is learned; ``bad`` names prompts with a
+    non-finite loss.
+    """
+
+    def __init__(self, groups: list[LearnGroup], inputs: list[GroupInputs], device: torch.device) -> None:
+        self.inputs = inputs
+        self.filler = groups[0].filler
+        self.ids = [group.id for group in groups for _ in group.lengths]
+        rows = [row for g in groups for row in torch.from_numpy(g.logprobs.copy()).split(g.lengths.tolist())]
+        self.sampled = pad_sequence(rows, batch_first=True).to(device)
+        self.advantages = torch.cat([torch.from_numpy(group.advantages.copy()) for group in groups]).to(device)
+        self.old: Tensor | None = None
+        self.reference: Tensor | None = None
+        self.bad: list[str] = []
+
+    def blame(self, logprobs: Tensor, mask: Tensor) -> list[str]:
+        """Ids of the prompts with a non-finite number among their log-probabilities or advantages."""
+        parts = [logprobs, self.sampled] + ([] if self.reference is None else [self.reference])
+        fine = torch.isfinite(self.advantages)
+        for part in parts:
+            fine &= torch.isfinite(part.detach().masked_fill(~mask, 0.0)).all(1)
+        return list(dict.fromkeys(identity for identity, good in zip(self.ids, fine.tolist(), strict=True) if not good))
+
+
+def _stack(groups: list[Tensor]) -> Tensor:
+    """Per group [N, R_g] → [ΣN, R], padded on the right."""
+    width = max(group.shape[1] for group in groups)
+    return torch.cat([torch.nn.functional.pad(group, (0, width - group.shape[1])) for group in groups])

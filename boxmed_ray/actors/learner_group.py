@@ -1,0 +1,186 @@
+"""The driver's handle on all learner ranks: start, learn, checkpoint, push, end.
+
+What lives here: the placement group, calls to every rank with a timeout, one error that says which
+rank failed and how. What does not: what a rank does (learner.py).
+
+The ranks are one unit: when one is lost or late, the others wait in a collective that never ends. So
+any failure ends them all, and ``start`` followed by ``load_checkpoint`` makes a new group.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from boxmed_ray.actors.learn_batch import learn_groups, split
+from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+_CPUS_PER_THREAD = 0.5
+"""Ray's books only, so that learners, rollout workers and rewards fit beside each other on two cores."""
+_START_TIMEOUT_S = 600.0
+
+
+class LearnerError(RuntimeError):
+    """A learner rank failed, died or did not answer; the whole group has been ended."""
+
+
+class LearnerGroup:
+    """All learner ranks.
+
+    Args:
+        config: of the run; ``resources`` says how many ranks and what each has.
+        model_folder: the policy to start from, and the frozen reference; readable by every rank.
+    """
+
+    def __init__(self, config: RunConfig, model_folder: Path) -> None:
+        self._config, self._folder = config, model_folder.resolve()
+        self._ranks: list[Any] = []
+        self._connecting: list[Any] = []
+        self._placement: Any = None
+
+    def launch(self) -> None:
+        """Create the ranks without waiting: they load their models side by side."""
+        from boxmed_ray.actors.learner import LearnerRank
+
+        resources = self._config.resources
+        bundle = {"CPU": _CPUS_PER_THREAD * resources.threads}
+        if resources.gpus_per_learner:
+            bundle["GPU"] = resources.gpus_per_learner
+        self._placement = placement_group([bundle] * resources.learner_ranks, strategy="PACK")
+        actor = ray.remote(LearnerRank)
+        self._ranks = [
+            actor.options(
+                num_cpus=bundle["CPU"],
+                num_gpus=resources.gpus_per_learner,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
+            ).remote(self._config, self._folder, rank, resources.learner_ranks)
+            for rank in range(resources.learner_ranks)
+        ]
+        address = self._ranks[0].address.remote()
+        self._connecting = [rank.connect.remote(address) for rank in self._ranks]
+
+    def wait_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Wait until every rank has its model and its engine.
+
+        Raises:
+            LearnerError: one did not start, with its own traceback, or not in time.
+        """
+        self._collect("connect", self._connecting, timeout_s)
+
+    def start(self) -> None:
+        """``launch`` and ``wait_ready``."""
+        self.launch()
+        self.wait_ready()
+
+    @property
+    def ranks(self) -> list[Any]:
+        """Actor handles, rank 0 first."""
+        return self._ranks
+
+    def learn(self, scored: Sequence[ScoredGroup], timeout_s: float | None = None) -> dict[str, Any]:
+        """One update on scored groups.
+
+        Returns:
+            Metrics of the whole update: those of ``LearnerRank.learn``, where ``seconds`` are the
+            slowest rank's by part, ``bad_samples`` all ranks' (a non-finite loss: the step was
+            skipped, see ``updated``), and ``split_s`` is the driver's own time.
+
+        Raises:
+            LearnerError: a rank failed.
+        """
+        begin = time.perf_counter()
+        settings = self._config.svr
+        batches = split(learn_groups(scored, settings.scale), len(self._ranks), settings.micro_groups)
+        references = [rank.learn.remote(batch) for rank, batch in zip(self._ranks, batches, strict=True)]
+        split_s = time.perf_counter() - begin
+        results = self._collect("learn", references, timeout_s)
+        seconds: dict[str, float] = {}
+        for result in results:
+            for part, value in result["seconds"].items():
+                seconds[part] = max(seconds.get(part, 0.0), value)
+        bad = [identity for result in results for identity in result["bad_samples"]]
+        merged = {**results[0], "seconds": seconds, "bad_samples": bad, "split_s": split_s}
+        if merged["updated"] < 1:
+            log.error("update skipped: gradient or loss not finite; prompts: %s", ", ".join(bad) or "none by their loss")
+        return merged
+
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint of the ranks and of the driver's ``state`` (JSON) into the store at ``folder``."""
+        self.call("save_checkpoint", folder.resolve(), step, state)
+
+    def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
+        """Bring the ranks to the newest whole checkpoint; its step and the driver's state, or None."""
+        found: tuple[int, dict[str, Any]] | None = self.call("load_checkpoint", folder.resolve())[0]
+        return found
+
+    def save_model(self, folder: Path) -> None:
+        """Write the policy as a model folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.call("save_model", folder.resolve())
+
+    def push_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Push the present weights to rollout workers (name and actor handle of each).
+
+        Returns:
+            The push report (actors/weight_fleet.py) as a dict: version, nbytes, gather_s, phases_s, workers,
+            failures. A worker under ``failures`` does not generate until a push reaches it; replace it.
+
+        Raises:
+            LearnerError: a learner rank failed.
+        """
+        limit = 6 * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
+        report: dict[str, Any] = self.call("push_weights", list(workers), timeout_s=limit)[0]
+        return report
+
+    def deliver_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Give the version pushed last to workers that joined since; returns the report as ``push_weights``."""
+        limit = 6 * self._config.resources.phase_timeout_s
+        report: dict[str, Any] = self._collect(
+            "deliver_weights", [self._ranks[0].deliver_weights.remote(list(workers))], limit
+        )[0]
+        return report
+
+    def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
+        """Call ``method`` on every rank at once; results by rank.
+
+        Raises:
+            LearnerError: a rank raised (with its traceback), died, or did not answer in time.
+        """
+        return self._collect(method, [getattr(rank, method).remote(*args) for rank in self._ranks], timeout_s)
+
+    def shutdown(self) -> None:
+        """End all ranks and free what they occupy; safe to call twice."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+        self._ranks, self._connecting, self._placement = [], [], None
+
+    def _collect(self, method: str, references: Sequence[Any], timeout_s: float | None) -> list[Any]:
+        limit = self._config.resources.phase_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit
+        waiting = list(references)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                late = [rank for rank, reference in enumerate(references) if reference in waiting]
+                self.shutdown()
+                raise LearnerError(f"learner {method}: no answer from rank {late} within {limit:g} s")
+            try:
+                ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                rank = list(references).index(done[0])
+                self.shutdown()
+                raise LearnerError(f"learner rank {rank} failed in {method}:\n{error}") from error
+        return list(ray.get(list(references)))
