@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,13 +73,11 @@ def series(metrics: Sequence[Mapping[str, Any]], stage: str, key: str) -> list[t
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """Mean over at most ``width`` values centred on each; at the ends over as many as there are on both sides."""
+    """Mean over ``width`` values centred on each; at the ends over those of them that there are."""
     sums = list(itertools.accumulate(values, initial=0.0))
-    means = []
-    for i in range(len(values)):
-        half = min(width // 2, i, len(values) - 1 - i)
-        means.append((sums[i + half + 1] - sums[i - half]) / (2 * half + 1))
-    return means
+    half = width // 2
+    spans = ((max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values)))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 def _draw(panel: Panel, points: Sequence[tuple[int, float]]) -> Curve:
@@ -109,4 +108,5 @@ def _to_svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # Groups are numbered alike in every figure; nothing refers to them, and a page must not repeat an id.
+    return re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
