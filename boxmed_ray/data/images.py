@@ -25,6 +25,8 @@ MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 512_000_000
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".dcm", ".dicom"})
 _FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "GIF")
+_WORTH_KEEPING: Final = 4
+"""Images of more than this many times the model's pixels are kept resized; others decode as fast as a file opens."""
 _DICOM_MARK: Final = slice(128, 132)
 
 
@@ -115,9 +117,9 @@ def load_square(path: Path, side: int, cache: Path | None = None) -> Image.Image
     kept = _cache_path(path, side, cache)
     if kept is not None and kept.is_file():
         return Image.fromarray(np.load(kept)).convert("RGB")
-    image = resize_square(open_image(path), side)
-    keep_square(image, path, cache)
-    return image
+    image = open_image(path)
+    keep_square(image, path, side, cache)
+    return resize_square(image, side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,15 @@ def resize_square(image: Image.Image, side: int) -> Image.Image:
     return grey_or_rgb.convert("RGB")
 
 
-def keep_square(image: Image.Image, path: Path, cache: Path) -> None:
-    """Put a resized image into the cache; safe against other processes that do the same."""
-    kept = _cache_path(path, image.width, cache)
-    if kept is None:
+def keep_square(image: Image.Image, path: Path, side: int, cache: Path) -> None:
+    """Put the opened ``image`` of ``path``, resized, into the cache where that saves time later.
+
+    Safe against other processes that do the same.
+    """
+    kept = _cache_path(path, side, cache)
+    if image.width * image.height <= _WORTH_KEEPING * side**2 or kept is None or kept.is_file():
         return
-    pixels = np.asarray(image)
+    pixels = np.asarray(resize_square(image, side))
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]  # grey: a third of the space
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from boxmed_ray import __version__
 from boxmed_ray.config import DataConfig
-from boxmed_ray.data.images import ImageStore, decode_image, keep_square, read_bytes, resize_square
+from boxmed_ray.data.images import ImageStore, decode_image, keep_square, read_bytes
 from boxmed_ray.data.readers import Item, Located, SkippedStudy
 from boxmed_ray.data.readers.manifest import find_manifest, read_manifest, read_origin, write_manifest
 from boxmed_ray.data.study import DataError, Split, Study
@@ -160,7 +160,7 @@ def _check_image(item: Located, images: ImageStore) -> str | SkippedStudy:
     except DataError as error:
         return SkippedStudy(study.id, f"{item.where}: image: {error}")
     if images.cache is not None:
-        keep_square(resize_square(image, images.side), study.image, images.cache)
+        keep_square(image, study.image, images.side, images.cache)
     return hashlib.sha256(data).hexdigest()
 
 

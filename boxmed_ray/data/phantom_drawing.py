@@ -94,17 +94,17 @@ class Canvas:
     def opacity(self, side: str, relative: float) -> Box:
         """A hazy patch with no sharp edge; the box is where it has faded to a third."""
         x, y = self._inside(side, -0.6, 0.5)
-        rx = (13 + 15 * relative) * self._rng.uniform(0.8, 1.2)
-        ry = (13 + 15 * relative) * self._rng.uniform(0.8, 1.2)
+        rx = (24 + 16 * relative) * self._rng.uniform(0.85, 1.15)
+        ry = (24 + 16 * relative) * self._rng.uniform(0.85, 1.15)
         distance = _ellipse(x, y, rx, ry)
-        self._image += 0.3 * np.exp(-1.1 * distance**2)
+        self._image += 0.36 * np.exp(-1.1 * distance**2)
         return _clip(Box(x - rx, y - ry, x + rx, y + ry))
 
     def nodule(self, side: str, relative: float) -> Box:
         """A sharp bright disc."""
         x, y = self._inside(side, -0.7, 0.6)
-        radius = 6 + 7 * relative
-        self._image += 0.38 * _soft(_ellipse(x, y, radius, radius), 0.25)
+        radius = 14 + 10 * relative
+        self._image += 0.42 * _soft(_ellipse(x, y, radius, radius), 0.25)
         return _clip(Box(x - radius, y - radius, x + radius, y + radius))
 
     def effusion(self, side: str, relative: float) -> Box:
@@ -119,7 +119,7 @@ class Canvas:
     def pneumothorax(self, side: str, relative: float) -> Box:
         """Air over a collapsed apex: darker, without ribs' contrast lost, bounded by a thin bright line."""
         distance = self._lung_distance(side)
-        depth = 0.28 + 0.45 * relative
+        depth = 0.3 + 0.4 * relative
         edge = (_Y - (self.cy - self.ry)) / (2 * self.ry)
         air = (distance < 1) & (edge < depth)
         line = (distance < 1) & (np.abs(edge - depth) < 0.012)
@@ -131,7 +131,7 @@ class Canvas:
         """A pacemaker: a bright rounded case on the upper chest and a lead towards the heart."""
         x = self._lung_centre(side) + self.rx * self._rng.uniform(-0.3, 0.5) * (1 if side == "left" else -1)
         y = self.cy - self.ry * self._rng.uniform(0.35, 0.85)
-        rx, ry = 10 + 4 * relative, 8 + 4 * relative
+        rx, ry = 18 + 7 * relative, 15 + 6 * relative
         case = ((np.abs(_X - x) / rx) ** 4 + ((np.abs(_Y - y)) / ry) ** 4) < 1
         target_x, target_y = self.cx + 8, self.cy + 0.45 * self.ry
         t = np.clip((_Y - y) / max(target_y - y, 1.0), 0, 1)

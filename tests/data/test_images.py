@@ -112,16 +112,17 @@ def test_an_image_is_turned_upright_and_its_size_is_known_from_the_header(tmp_pa
 
 def test_the_cache_gives_the_same_pixels_and_notices_a_new_file(tmp_path: Path) -> None:
     store = images.ImageStore(28, tmp_path / "cache")
-    study = make_study(tmp_path)
+    study = make_study(tmp_path, image=write_image(tmp_path / "a.png", 200, 200), width=200, height=200)
     first, second = store.load(study), store.load(study)
     assert first.mode == second.mode == "RGB"
     assert np.array_equal(np.asarray(first), np.asarray(second))
-    Image.new("L", (64, 64), 7).save(study.image)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+    Image.new("L", (200, 200), 7).save(study.image)
     assert store.load(study).getpixel((3, 3)) == (7, 7, 7)
 
 
 def test_the_cache_keeps_colours(tmp_path: Path) -> None:
-    Image.new("RGB", (40, 40), (200, 30, 10)).save(tmp_path / "a.png")
+    Image.new("RGB", (80, 80), (200, 30, 10)).save(tmp_path / "a.png")
     for _ in range(2):
         assert images.load_square(tmp_path / "a.png", 28, tmp_path / "cache").getpixel((5, 5)) == (200, 30, 10)
 
@@ -182,3 +183,8 @@ def test_bytes_decode_as_files_do(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("L", (5, 4), 3).save(buffer, "PNG")
     assert images.decode_image(buffer.getvalue(), Path("sent")).size == (5, 4)
+
+
+def test_an_image_that_decodes_quickly_is_not_kept(tmp_path: Path) -> None:
+    images.ImageStore(28, tmp_path / "cache").load(make_study(tmp_path, image=write_image(tmp_path / "a.png", 56, 56)))
+    assert not (tmp_path / "cache").exists()

@@ -35,7 +35,7 @@ def write_manifest(path: Path, studies: Sequence[Study], origin: Mapping[str, An
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {"schema_version": SCHEMA_VERSION, "origin": dict(origin or {})}
-    rows = [_row(study, path.parent.resolve()) for study in studies]
+    rows = [_row(study, path.parent.absolute()) for study in studies]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if _is_parquet(path):
         _write_parquet(temporary, rows, head)
@@ -71,6 +71,7 @@ def read_manifest(path: Path, test_share: float = 0.0) -> Iterator[Item]:
         DataError: no such file, not in the format, or of another schema version.
     """
     has_splits: bool | None = None
+    folder = path.parent.absolute()
     for where, row in _rows(path):
         if isinstance(row, SkippedStudy):
             yield row
@@ -91,7 +92,7 @@ def read_manifest(path: Path, test_share: float = 0.0) -> Iterator[Item]:
         except ValidationError as error:
             yield SkippedStudy(name, f"{explain(error, where)}; correct it")
         else:
-            yield Located(study.model_copy(update={"image": (path.parent / study.image).resolve()}), where)
+            yield Located(study.model_copy(update={"image": Path(os.path.abspath(folder / study.image))}), where)
 
 
 def read_origin(path: Path) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def read_origin(path: Path) -> dict[str, Any]:
 
 def _row(study: Study, folder: Path) -> dict[str, Any]:
     row = study.model_dump(mode="json")
-    image = study.image.resolve()
+    image = study.image.absolute()
     row["image"] = str(image.relative_to(folder)) if image.is_relative_to(folder) else str(image)
     return row
 
