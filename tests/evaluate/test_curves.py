@@ -40,4 +40,4 @@ def test_each_drawing_is_one_svg_element_with_ids_of_its_own():
     assert ids[0].isdisjoint(ids[1])
     for curve in (first, second):
         assert ET.fromstring(curve.svg).tag.endswith("svg")
-    assert second.words == "0.200 → 0.800 in 9 steps"
+    assert second.words == "0.150 → 0.850 in 9 steps"
