@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 
 @dataclass
@@ -62,7 +63,7 @@ def finish_first() -> Iterator[None]:
         return
     pending: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
 
     def pass_on(number: int) -> None:
         handler = before[number]

@@ -1,0 +1,112 @@
+"""Configuration: what is accepted, and how what is not is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from boxmed_ray.config import ConfigError, RunConfig, load_config, recipe_names, validate_config
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_shipped_recipe_is_valid_and_named_after_itself(recipe: str) -> None:
+    overrides = [] if recipe == "phantom-cpu" else ["data.root=/data"]
+    assert load_config(recipe, overrides).name == recipe
+
+
+def test_overrides_are_yaml_and_reach_nested_keys() -> None:
+    config = load_config("phantom-cpu", ["svr.steps=7", "svr.rewards={iou: 2.0}", "data.skip_corrupt=true", "name=x"])
+    assert (config.svr.steps, config.svr.rewards, config.data.skip_corrupt, config.name) == (7, {"iou": 2.0}, True, "x")
+
+
+def test_a_later_override_wins_over_an_earlier_one() -> None:
+    assert load_config("phantom-cpu", ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("svr.stpes=1", ["svr.stpes", "unknown key", "prompts_per_step"]),
+        ("svrr.steps=1", ["svrr", "unknown key", "svr"]),
+        ("svr.steps=many", ["svr.steps", "'many'", "integer"]),
+        ("svr.steps=0", ["svr.steps", "0", "greater than or equal to 1"]),
+        ("mcl.lr=-1", ["mcl.lr", "-1", "greater than 0"]),
+        ("svr.kl_kind=k4", ["svr.kl_kind", "'k4'", "'k3'"]),
+        ("data.image_size=113", ["data.image_size", "113", "multiple of 28"]),
+        ("name=../elsewhere", ["name", "'../elsewhere'"]),
+        ("data.kind=nih", ["data", "data.root", "--set data.root=DIR"]),
+        ("steps", ["key=value"]),
+        ("=3", ["key=value"]),
+        ("seed.low=1", ["seed"]),
+        ("seed=[1", ["seed=[1"]),
+    ],
+)
+def test_a_bad_override_is_refused_with_key_value_and_remedy(override: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("phantom-cpu", [override] if override != "seed.low=1" else ["seed=1", override])
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_several_mistakes_are_all_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("phantom-cpu", ["svr.stpes=1", "mcl.lr=fast"])
+    assert "svr.stpes" in str(error.value)
+    assert "mcl.lr" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [1", "not readable as YAML"), ("- 1\n- 2", "must be a mapping"), ("nam: x", "unknown key 'nam'")],
+)
+def test_a_bad_file_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_an_unknown_recipe_and_a_missing_file_name_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="phantom-cpu"):
+        load_config("phantom")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(str(tmp_path / "absent.yaml"))
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    assert load_config(str(path)) == RunConfig()
+
+
+def test_a_resolved_config_reads_back_as_itself() -> None:
+    config = load_config("phantom-cpu", ["svr.steps=7", "seed=3"])
+    assert validate_config(config.model_dump(mode="json"), "config.yaml") == config
+
+
+def test_every_key_says_what_it_means() -> None:
+    def undocumented(model: type[BaseModel], prefix: str) -> list[str]:
+        found = []
+        for key, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += undocumented(kind, f"{prefix}{key}.")
+            elif not field.description:
+                found.append(prefix + key)
+        return found
+
+    assert undocumented(RunConfig, "") == []
+
+
+def test_reading_a_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from boxmed_ray.config import load_config; load_config('phantom-cpu'); "
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
