@@ -38,6 +38,7 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
 
 _OBJECT_STORE_BYTES = 1 << 30
 _GRACE_S = 5.0
+_ATTEMPTS = 3
 _PREFIX = "boxmed-ray-"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -111,7 +112,7 @@ def _connected(options: dict[str, Any]) -> Iterator[None]:
     others = {child.pid for child in _children()}
     handlers: Handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     try:
-        ray.init(**options, logging_level=logging.WARNING, ignore_reinit_error=False)
+        _init(options, others)
         _restore(handlers)  # ray.init puts a SIGTERM handler of its own that would skip the checkpoint
         yield
     finally:
@@ -119,6 +120,22 @@ def _connected(options: dict[str, Any]) -> Iterator[None]:
         with _signals_ignored():
             ray.shutdown()
             _end(ours)
+
+
+def _init(options: dict[str, Any], others: set[int]) -> None:
+    """ray.init, once more where the machine was too busy: Ray gives its own processes 30 s, and not a second more."""
+    import ray
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(**options, logging_level=logging.WARNING)
+            return
+        except Exception as error:
+            if attempt + 1 == _ATTEMPTS or "timed out" not in str(error):
+                raise
+            logging.getLogger(__name__).warning("Ray did not start in time; trying again")
+            ray.shutdown()
+            _end([child for child in _children() if child.pid not in others])
 
 
 def _private_token() -> None:
