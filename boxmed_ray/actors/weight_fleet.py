@@ -1,0 +1,259 @@
+"""Rollout workers as the pusher sees them: five phases, each with a timeout, over all workers at once.
+
+What lives here: the phases, the clients (a local engine, a Ray actor), what a push reports and how it
+fails. What does not: the weights (weights.py) and what a worker does in a phase (vllm_engine.py).
+
+    pause → start → update → finish → resume
+
+A worker that fails or is late in a phase takes no further part in the push; the others finish it. One
+straggler therefore costs itself and nobody else, and the error at the end names it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class Phase(StrEnum):
+    """A step of a push, in order; CONNECT happens once per worker, before its first push."""
+
+    CONNECT = "connect"
+    PAUSE = "pause"
+    START = "start"
+    UPDATE = "update"
+    FINISH = "finish"
+    RESUME = "resume"
+
+
+Payload = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one worker took no further part."""
+
+    worker: str
+    phase: Phase
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.worker} in phase {self.phase}: {self.reason}"
+
+
+@dataclass(slots=True)
+class PushReport:
+    """What a push did.
+
+    Attributes:
+        version: learner updates behind the weights.
+        nbytes: size of the file.
+        gather_s: seconds to gather the parameters and write the file.
+        phases_s: seconds of each phase, the slowest worker deciding.
+        workers: names of the workers that have the version.
+        failures: the others.
+    """
+
+    version: int
+    nbytes: int = 0
+    gather_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
+    workers: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds from gathering to the last worker's resumption."""
+        return self.gather_s + sum(self.phases_s.values())
+
+
+class PushError(RuntimeError):
+    """At least one worker does not have the version. ``report.failures`` says which, where and why.
+
+    Those workers refuse to generate until a whole version reaches them; the others go on.
+    """
+
+    def __init__(self, report: PushReport) -> None:
+        self.report = report
+        failed = "; ".join(str(failure) for failure in report.failures)
+        super().__init__(f"weight push of version {report.version} failed: {failed}")
+
+
+class Pending(Protocol):
+    """A phase under way on one worker."""
+
+    def result(self, timeout_s: float) -> None:
+        """Wait for the end of the phase.
+
+        Raises:
+            TimeoutError: it has not ended.
+            Exception: whatever the worker raised, or the news of its death.
+        """
+
+
+class WorkerClient(Protocol):
+    """How the pusher reaches one worker."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def submit(self, phase: Phase, payload: Payload) -> Pending:
+        """Begin ``phase`` without waiting for it."""
+
+
+class WeightReceiver(Protocol):
+    """What a worker offers: one method, called phase by phase (RolloutEngine has it)."""
+
+    def weight_phase(self, phase: str, payload: Payload) -> None:
+        """Carry out one phase."""
+
+
+@dataclass(slots=True)
+class _LocalPending:
+    future: Future[None]
+
+    def result(self, timeout_s: float) -> None:
+        self.future.result(timeout_s)
+
+
+class LocalClient:
+    """A worker in this process, on a thread of its own so that a phase that hangs can be given up."""
+
+    def __init__(self, receiver: WeightReceiver, name: str = "local") -> None:
+        self._receiver, self._name = receiver, name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"weights-{name}")
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._name
+
+    def submit(self, phase: Phase, payload: Payload) -> Pending:
+        """Begin ``phase`` on the thread."""
+        return _LocalPending(self._thread.submit(self._receiver.weight_phase, str(phase), payload))
+
+
+@dataclass(slots=True)
+class _RayPending:
+    reference: Any
+
+    def result(self, timeout_s: float) -> None:
+        import ray
+
+        ray.get(self.reference, timeout=timeout_s)  # its GetTimeoutError is a TimeoutError
+
+
+class RayClient:
+    """A worker behind a Ray actor handle."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle, self._name = handle, name
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self._name
+
+    def submit(self, phase: Phase, payload: Payload) -> Pending:
+        """Begin ``phase`` by a remote call."""
+        return _RayPending(self._handle.weight_phase.remote(str(phase), dict(payload)))
+
+
+class WorkerFleet:
+    """All workers of a push. Also vLLM's ``VLLMWeightSyncClient``, for its trainer-side factory.
+
+    Args:
+        clients: the workers.
+        timeout_s: of each phase, over all workers together.
+    """
+
+    def __init__(self, clients: Sequence[WorkerClient], timeout_s: float) -> None:
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s = {timeout_s}: must be above 0 seconds")
+        self.clients = list(clients)
+        self._timeout_s = timeout_s
+        self.active: list[WorkerClient] = []
+        """Workers that take part in the push under way."""
+        self.report = PushReport(version=-1)
+
+    def begin(self, version: int, clients: Sequence[WorkerClient] | None = None) -> PushReport:
+        """Open a push to ``clients`` (all by default) and return the report that the phases fill."""
+        self.active = list(self.clients if clients is None else clients)
+        self.report = PushReport(version=version)
+        return self.report
+
+    def end(self) -> PushReport:
+        """Close the push.
+
+        Raises:
+            PushError: a worker fell out.
+        """
+        self.report.workers = [client.name for client in self.active]
+        self.active = []
+        if self.report.failures:
+            raise PushError(self.report)
+        return self.report
+
+    def run(self, phase: Phase, payload: Payload | None = None) -> None:
+        """One phase on every worker still taking part, all at once; those that fail fall out."""
+        started = time.monotonic()
+        deadline = started + self._timeout_s
+        survivors: list[WorkerClient] = []
+        for client, pending in [(client, _submit(client, phase, payload or {})) for client in self.active]:
+            try:
+                pending().result(max(0.0, deadline - time.monotonic()))
+                survivors.append(client)
+            except TimeoutError:
+                self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
+            except Exception as error:
+                # Whatever ended it: this worker is out, and the report says why.
+                self._fail(client, phase, f"{type(error).__name__}: {_first_line(error)}")
+        self.active = survivors
+        self.report.phases_s[str(phase)] = time.monotonic() - started
+
+    def _fail(self, client: WorkerClient, phase: Phase, reason: str) -> None:
+        self.report.failures.append(Failure(client.name, phase, reason))
+
+    # vLLM's VLLMWeightSyncClient
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Handshake: tell every worker what will come."""
+        self.run(Phase.CONNECT, init_info)
+
+    def start_weight_update(self) -> None:
+        """Make ready to receive."""
+        self.run(Phase.START)
+
+    def update_weights(self, update_info: Any) -> None:
+        """Load the file that ``update_info`` names."""
+        self.run(Phase.UPDATE, update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Put the loaded weights into use."""
+        self.run(Phase.FINISH, {"version": None if weight_version is None else int(weight_version)})
+
+
+def _submit(client: WorkerClient, phase: Phase, payload: Payload) -> Callable[[], Pending]:
+    """Begin a phase; an error in beginning it (a dead actor) is raised where its result is asked for."""
+    try:
+        pending = client.submit(phase, payload)
+    except Exception as error:
+        failed = error
+
+        def fail() -> Pending:
+            raise failed
+
+        return fail
+    return lambda: pending
+
+
+def _first_line(error: BaseException) -> str:
+    # Ray wraps a worker's error; its own message is what a user needs.
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip()
+    return text.splitlines()[0] if text else repr(cause)
