@@ -67,14 +67,13 @@ class LearnerRank:
         gpu = torch.cuda.is_available()
         os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.world_size), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
-        dist.init_process_group("nccl" if gpu else "gloo", rank=self.rank, world_size=self.world_size)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if gpu else "gloo", rank=self.rank, world_size=self.world_size)
         settings, bfloat16 = self._settings, self._config.model.dtype == "bfloat16"
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         model = policy.load_policy(self._folder, dtype)
         self._model = model.train()
         self._processor = policy.load_processor(self._folder)
-        if self.rank == 0:
-            import boxmed_ray.actors.weights  # noqa: F401  (vLLM: better ten seconds now than in the first push)
         self._banned = policy.vision_token_ids(self._processor.tokenizer)  # type: ignore[attr-defined]
         self._encoder = GroupEncoder(self._processor, self._config.data.image_size)
         total = settings.steps * settings.inner_epochs
@@ -92,6 +91,10 @@ class LearnerRank:
     def ready(self) -> bool:
         """Answers once ``connect`` has."""
         return True
+
+    def preload(self) -> None:
+        """Import vLLM's side of a weight push now: ten seconds that the first push need not take."""
+        import boxmed_ray.actors.weights  # noqa: F401
 
     @property
     def weight_version(self) -> int:
@@ -222,11 +225,9 @@ class LearnerRank:
         dist.barrier()
 
     def shutdown(self) -> None:
-        """Leave the process group and remove what is kept in shared memory."""
+        """Remove what is kept in shared memory."""
         if self._pusher is not None:
             self._pusher.shutdown()
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     def _encode(self, groups: list[LearnGroup]) -> _Micro:
         inputs = []

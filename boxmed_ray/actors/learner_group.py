@@ -69,6 +69,7 @@ class LearnerGroup:
         ]
         address = self._ranks[0].address.remote()
         self._connecting = [rank.connect.remote(address) for rank in self._ranks]
+        self._ranks[0].preload.remote()
 
     def wait_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Wait until every rank has its model and its engine.
