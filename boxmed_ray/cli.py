@@ -85,6 +85,17 @@ def train(
 
 
 @app.command()
+def data(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+) -> None:
+    """Read and check the data set of a recipe without training, and count what is in it."""
+    from boxmed_ray.commands.data import data as run
+
+    run(recipe, overrides or [])
+
+
+@app.command()
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",

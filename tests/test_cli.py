@@ -81,12 +81,12 @@ def test_help_answers_within_a_second_or_so_and_imports_nothing_heavy() -> None:
         "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "serve", "submit", "doctor"):
+    for command in ("train", "data", "serve", "submit", "doctor"):
         assert command in done.stdout
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "serve", "submit", "doctor"])
+@pytest.mark.parametrize("command", ["train", "data", "serve", "submit", "doctor"])
 def test_every_command_explains_itself(boxmed: Boxmed, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert boxmed(command, "--help") == 0
     assert "Usage" in capsys.readouterr().out
@@ -218,3 +218,14 @@ def test_submit_refuses_what_cannot_work(
 def test_serve_refuses_a_run_that_does_not_exist(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:
     assert boxmed("serve", "runs/nothing") == 2
     assert "runs/nothing" in capsys.readouterr().err
+
+
+def test_data_counts_by_split_and_refuses_as_training_would(
+    boxmed: Boxmed, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sizes = ("--set", "data.train_studies=12", "--set", "data.test_studies=5")
+    assert boxmed("data", "--recipe", "phantom-cpu", *sizes) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["studies", "12", "5"] in lines
+    assert boxmed("data", "--recipe", "phantom-cpu", "--set", "data.kind=nih", "--set", f"data.root={tmp_path}") == 2
+    assert str(tmp_path) in capsys.readouterr().err
