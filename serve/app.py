@@ -1,0 +1,183 @@
+"""The service on Ray Serve: one replica, one engine, and the process that starts and stops them.
+
+What lives here: the deployment, and ``run`` behind `boxmed serve`. What does not: routes (api.py), the
+engine (engine.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray import serve
+
+from boxmed_ray.config import ConfigError
+from boxmed_ray.ray_local import inside_cluster, ray_session
+from serve.api import build_app
+from serve.artifacts import Artifacts, load_artifacts
+from serve.engine import ServingEngine
+from serve.grounded import GroundedReport, Reporter
+from serve.images import Radiograph, silence_decoders
+from serve.schemas import ModelInfo
+from serve.security import Limits, is_loopback
+
+_LAST_RESORT_S = 180.0
+"""Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
+
+
+@serve.ingress()
+class ReportService:
+    """One replica: an engine and the application over it. Built when its engine is loaded, never before."""
+
+    def __init__(self, artifacts: Artifacts, limits: Limits) -> None:
+        silence_decoders()
+        logging.getLogger("boxmed.serve").setLevel(logging.INFO)
+        self._limits = limits
+        self.side = artifacts.config.data.image_size
+        self._engine = ServingEngine(artifacts)
+        self._reporter = Reporter(self._engine, artifacts.config, limits.sentences)
+        self.model = ModelInfo(
+            name=artifacts.config.name,
+            backbone_version=artifacts.backbone_version,
+            adapter=self._engine.adapter_name,
+            adapter_version=artifacts.adapter_version,
+            weight_version=artifacts.weight_version,
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Called by Ray Serve after the constructor."""
+        return build_app(self, self._limits)
+
+    def check(self) -> None:
+        """Raise where the engine is dead."""
+        self._engine.check()
+
+    def check_health(self) -> None:
+        """Called by Ray Serve; raising makes it replace this replica."""
+        self._engine.check()
+
+    async def report(self, radiograph: Radiograph) -> GroundedReport:
+        """Write and ground a report."""
+        return await self._reporter.write(radiograph.seen, radiograph.width, radiograph.height)
+
+
+def run(run_folder: Path, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
+    """Serve a finished run until Ctrl-C or SIGTERM; no process of Ray is left behind.
+
+    Args:
+        run_folder: what `boxmed train` wrote, such as ``runs/phantom-cpu``.
+        host: address to listen on. There is no authentication: keep it on the loopback, or behind a proxy.
+        port: port to listen on.
+        limits: what one request may cost.
+
+    Raises:
+        ConfigError: the run is missing or unfinished, the port is taken, or the engine does not load.
+    """
+    artifacts = load_artifacts(run_folder)
+    _check_port(host, port)
+    with _stoppable() as stopped, contextlib.suppress(_Stop):
+        _serve(artifacts, host, port, limits or Limits(), stopped)
+    print("stopped", file=sys.stderr)
+
+
+def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: threading.Event) -> None:
+    name = artifacts.config.name
+    print(f"starting {name}: Ray, then the engine", file=sys.stderr, flush=True)
+    with ray_session(num_cpus=None if inside_cluster() else 2):
+        try:
+            serve.start(http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S})
+            try:
+                serve.run(_application(artifacts, limits), name=name, route_prefix="/")
+            except RuntimeError as error:
+                raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
+            _announce(name, host, port)
+            stopped.wait()
+        finally:
+            serve.shutdown()
+
+
+def _application(artifacts: Artifacts, limits: Limits) -> Any:
+    resources = artifacts.config.resources
+    deployment = serve.deployment(ReportService).options(
+        name="reports",
+        num_replicas=1,
+        # Above our own limit: then the excess gets our answer (503 with Retry-After), not a place in a queue.
+        max_ongoing_requests=limits.waiting + 16,
+        max_queued_requests=limits.waiting,
+        max_constructor_retry_count=1,  # an engine that does not load will not load the second time
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=30,
+        ray_actor_options={
+            "num_cpus": resources.threads,
+            "num_gpus": resources.gpus_per_rollout,
+        },
+    )
+    return deployment.bind(artifacts, limits)
+
+
+def _announce(name: str, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {name} at http://{shown}:{port} (Ctrl-C stops)", flush=True)
+    print(f"  curl -s -F image=@FILE http://{shown}:{port}/v1/reports", flush=True)
+    if not is_loopback(host):
+        print(
+            "  warning: requests are not authenticated, and this address can be reached from other machines",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Say at once that a port is taken: Ray Serve would only say so after the cluster has started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                remedy = "is in use; stop what listens there or choose another (--port N)"
+            elif error.errno == errno.EACCES:
+                remedy = "needs privileges; choose one above 1023 (--port N)"
+            else:
+                remedy = f"cannot be listened on ({error.strerror}); choose another address (--host ADDRESS)"
+            raise ConfigError(f"port {port} of {host} {remedy}") from error
+        except (OverflowError, UnicodeError) as error:
+            raise ConfigError(f"host {host!r}, port {port}: not an address; ports are 1 to 65535") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of Serve's report, which holds the replica's own error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _Stop(BaseException):
+    """SIGINT or SIGTERM during start-up, raised out of whatever was going on."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into a stop: an exception the first time, nothing after it."""
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if not stopped.is_set():
+            stopped.set()
+            raise _Stop
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

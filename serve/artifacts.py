@@ -1,0 +1,116 @@
+"""A finished run folder, checked before anything heavy starts.
+
+What lives here: which files serving needs, their versions, and the error that names what is missing.
+What does not: loading them (engine.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boxmed_ray.config import ConfigError, RunConfig, validate_config
+
+_MODEL_FILES = ("config.json", "tokenizer_config.json")
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""transformers 5 writes the first, earlier ones the second; either will do."""
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """What a run left for serving. Paths are absolute; versions are 16 hexadecimal digits of SHA-256."""
+
+    config: RunConfig
+    backbone: Path
+    backbone_version: str
+    adapter: Path
+    adapter_version: str
+    adapter_rank: int
+    weight_version: int | None
+
+
+def load_artifacts(run_folder: Path) -> Artifacts:
+    """Check a run folder and read what serving needs.
+
+    Raises:
+        ConfigError: the folder or a part of it is missing or unreadable; the message names it and the remedy.
+    """
+    folder = run_folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"{run_folder}: no such run folder; give one that `boxmed train` wrote, such as runs/NAME")
+    config = _read_config(folder, run_folder)
+    backbone, adapter = folder / "stages/svr/model", folder / "stages/adapter/adapter"
+    missing = [backbone / name for name in _MODEL_FILES if not (backbone / name).is_file()]
+    if not any((backbone / name).is_file() for name in _PROCESSOR_FILES):
+        missing.append(backbone / _PROCESSOR_FILES[0])
+    weights = sorted(backbone.glob("*.safetensors"))
+    if not weights:
+        missing.append(backbone / "model.safetensors")
+    missing += [adapter / name for name in _ADAPTER_FILES if not (adapter / name).is_file()]
+    if missing:
+        names = ", ".join(str(path.relative_to(folder)) for path in missing)
+        raise ConfigError(
+            f"{run_folder}: the run is unfinished: missing {names}; "
+            f"finish it with `boxmed train --resume {folder.name}`"
+        )
+    return Artifacts(
+        config=config,
+        backbone=backbone,
+        backbone_version=_digest(weights),
+        adapter=adapter,
+        adapter_version=_digest([adapter / name for name in _ADAPTER_FILES]),
+        adapter_rank=_read_rank(adapter / "adapter_config.json"),
+        weight_version=_read_weight_version(backbone),
+    )
+
+
+def _read_config(folder: Path, shown: Path) -> RunConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{shown}: missing config.yaml; this is not a folder that `boxmed train` wrote")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values, found {type(values).__name__}")
+    return validate_config(values, str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as JSON; run the stage again") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _read_rank(path: Path) -> int:
+    rank = _read_json(path).get("r")
+    if not isinstance(rank, int) or rank < 1:
+        raise ConfigError(f"{path}: r = {rank!r}: must be the adapter's rank; run the adapter stage again")
+    return rank
+
+
+def _read_weight_version(backbone: Path) -> int | None:
+    """Learner updates, as the stage recorded them beside the weights; None for a run that did not."""
+    path = backbone / "boxmed.json"
+    version = _read_json(path).get("weight_version") if path.is_file() else None
+    return version if isinstance(version, int) else None
+
+
+def _digest(paths: list[Path]) -> str:
+    sha = hashlib.sha256()
+    for path in paths:
+        sha.update(path.name.encode())
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:16]

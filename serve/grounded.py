@@ -1,0 +1,207 @@
+"""A grounded report: the adapter writes, the backbone locates every sentence.
+
+What lives here: splitting a report into sentences, reading the answer to one of them, and the two engine
+calls in order. What does not: the engine (engine.py), HTTP (api.py).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from boxmed_ray.config import RunConfig
+from boxmed_ray.data.knowledge import DISEASES, REGIONS
+from boxmed_ray.data.prompts import Coordinates, Task, parse_answer
+from boxmed_ray.data.study import Box
+from serve.schemas import Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt about one image, answered greedily; by the adapter or, without it, by the backbone."""
+
+    task: Task
+    phrase: str | None
+    max_new_tokens: int
+    adapter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the engine wrote. ``truncated``: the token limit ended it, not the model."""
+
+    text: str
+    truncated: bool
+
+
+class EngineDeadError(RuntimeError):
+    """The engine has failed and answers no more; the replica must be replaced."""
+
+
+class Engine(Protocol):
+    """The part of the engine that is needed here."""
+
+    async def ask(self, image: Image.Image, questions: Sequence[Question]) -> list[Completion]:
+        """Answer all ``questions`` about ``image`` in one batch, in their order; raises EngineDeadError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedReport:
+    """Report and located sentences, with the wall time (milliseconds) of both engine calls."""
+
+    report: str
+    truncated: bool
+    sentences: list[Sentence]
+    report_ms: float
+    ground_ms: float
+
+
+class Reporter:
+    """Writes and grounds reports with one engine, in the form the run was trained in."""
+
+    def __init__(self, engine: Engine, config: RunConfig, max_sentences: int) -> None:
+        self._engine = engine
+        self._coordinates = config.data.coordinates
+        self._side = config.data.image_size
+        self._report_tokens = config.evaluate.report_tokens
+        self._ground_tokens = config.svr.max_new_tokens
+        self._max_sentences = max_sentences
+
+    async def write(self, image: Image.Image, width: int, height: int) -> GroundedReport:
+        """Write and ground the report.
+
+        Args:
+            image: the radiograph as the model sees it.
+            width: pixels of the image that was sent, in which boxes are wanted.
+            height: the same.
+        """
+        begun = time.perf_counter()
+        report = (await self._engine.ask(image, [Question(Task.REPORT, None, self._report_tokens, adapter=True)]))[0]
+        written = time.perf_counter()
+        texts = split_sentences(report.text)[: self._max_sentences]
+        answers = await self._engine.ask(
+            image, [Question(Task.GROUND, asked_phrase(text), self._ground_tokens, adapter=False) for text in texts]
+        )
+        sentences = [
+            read_sentence(text, answer, width, height, self._coordinates, self._side)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        located = time.perf_counter()
+        return GroundedReport(
+            report.text.strip(), report.truncated, sentences, 1000 * (written - begun), 1000 * (located - written)
+        )
+
+
+_ABBREVIATIONS = frozenset({"approx", "ca", "cf", "dr", "e.g", "i.e", "incl", "mr", "mrs", "ms", "prof", "resp", "vs"})
+"""Words that always keep their full stop."""
+_BEFORE_DIGITS_ONLY = frozenset({"no", "nr", "fig"})
+_ENDS_BEFORE_CAPITAL = frozenset({"cm", "mm", "etc"})
+_BREAK = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+")
+_BULLET = re.compile(r"^(?:[-*•–]|\(?\d{1,2}[.)])\s+")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a report, stripped, with their final punctuation; nothing but white space and bullets is lost.
+
+    A full stop ends a sentence only before white space or the end, so decimals (``3.2 cm``) stay whole;
+    abbreviations and numbers of a list (``1.``) do not end one. Lines are sentences of their own.
+    """
+    sentences, start = [], 0
+    for match in _BREAK.finditer(text):
+        if match[0][0] == "." and _goes_on(text[start : match.start()], text[match.end() :]):
+            continue
+        sentences.append(text[start : match.end()])
+        start = match.end()
+    sentences.append(text[start:])
+    stripped = (_BULLET.sub("", sentence.strip()) for sentence in sentences)
+    return [sentence for sentence in stripped if re.search(r"\w", sentence)]
+
+
+def _goes_on(before: str, after: str) -> bool:
+    """Whether a full stop between ``before`` (from the sentence's start) and ``after`` ends nothing."""
+    following = after.lstrip(" \t")[:1]
+    if not following or following == "\n":
+        return False
+    words = before.split()
+    if not words:
+        return True
+    word = words[-1].lstrip("(\"'").lower()
+    if len(words) == 1 and word.isdigit():
+        return True
+    if word in _BEFORE_DIGITS_ONLY:
+        return following.isdigit()
+    if word in _ENDS_BEFORE_CAPITAL:
+        return not following.isupper()
+    return word in _ABBREVIATIONS or (len(word) == 1 and word.isalpha() and following.islower())
+
+
+_DENIAL = re.compile(r"^no\s+(?=\w)", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:think|answer)>")
+
+
+def asked_phrase(sentence: str) -> str:
+    """What the backbone is asked for: the sentence, as training asked for its finding.
+
+    A denial is asked without its "No", which would give the answer away (boxmed_ray.data.examples).
+    Markup that the tokenizer would take for control tokens is dropped: a sentence is only words.
+    """
+    phrase = _SPECIAL.sub(" ", sentence).strip()
+    stripped = _DENIAL.sub("", phrase)
+    if stripped != phrase:
+        stripped = stripped.rstrip(".")
+        return stripped[:1].upper() + stripped[1:]
+    return phrase
+
+
+def read_sentence(
+    text: str, answer: Completion, width: int, height: int, coordinates: Coordinates, side: int
+) -> Sentence:
+    """Read the answer about one sentence; boxes come out in pixels of the ``width`` x ``height`` image.
+
+    ``side`` is of the square the model saw: "pixel" coordinates count its pixels, the others are relative
+    and need no detour.
+    """
+    if coordinates == "pixel":
+        parsed = parse_answer(answer.text, side, side, coordinates)
+        boxes = parsed.boxes and tuple(_scale(box, width / side, height / side) for box in parsed.boxes)
+    else:
+        parsed = parse_answer(answer.text, width, height, coordinates)
+        boxes = parsed.boxes
+    disease, region = read_concepts(parsed.think)
+    return Sentence(
+        text=text,
+        disease=disease,
+        region=region,
+        boxes=None if boxes is None else [_inside(box, width, height) for box in boxes],
+        reasoning=parsed.think,
+        malformed=not parsed.well_formed,
+        truncated=answer.truncated,
+    )
+
+
+def read_concepts(reasoning: str) -> tuple[str | None, str | None]:
+    """Disease and region that a chain (``Findings -> Disease -> Region``) names; None where it names none."""
+    links = [link.strip(" .").casefold() for link in re.split(r"->|→|;", reasoning)]
+    disease = next((d for link in links for d in DISEASES if d.casefold() == link), None)
+    region = next((r for link in links for r in REGIONS if r.casefold() == link), None)
+    return disease, region
+
+
+def _scale(box: Box, across: float, down: float) -> Box:
+    return Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)
+
+
+def _inside(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """Clip the rounding that the parser tolerates; two decimals are finer than any model's coordinate."""
+    return (
+        round(min(max(box.x1, 0.0), width), 2),
+        round(min(max(box.y1, 0.0), height), 2),
+        round(min(max(box.x2, 0.0), width), 2),
+        round(min(max(box.y2, 0.0), height), 2),
+    )

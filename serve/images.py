@@ -1,0 +1,127 @@
+"""From bytes of unknown origin to one radiograph, within limits.
+
+What lives here: which kinds are let in, and size and frames checked from the header before any pixel is
+decoded. What does not: decoding itself, which is training's (boxmed_ray.data.images), so that a served
+image looks to the model as a trained one did.
+"""
+
+from __future__ import annotations
+
+import binascii
+import io
+import logging
+import warnings
+from base64 import b64decode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from boxmed_ray.data.images import decode_image, resize_square
+from boxmed_ray.data.study import DataError
+from serve.security import Limits, RequestRefusedError
+
+MEDIA_TYPES = ("image/png", "image/jpeg", "application/dicom")
+_FORMATS = ("PNG", "JPEG")
+_DICOM_MARK = slice(128, 132)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_UNREADABLE = "the image cannot be read; send a whole PNG, JPEG or DICOM file"
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """An image that was sent: as the model sees it, and the size in which boxes are wanted."""
+
+    seen: Image.Image
+    width: int
+    height: int
+
+
+def prepare(data: bytes, side: int, limits: Limits) -> Radiograph:
+    """Decode and resize to the ``side`` x ``side`` RGB of training; the large original is let go.
+
+    Raises:
+        RequestRefusedError: as ``decode``.
+    """
+    image = decode(data, limits)
+    return Radiograph(resize_square(image, side), image.width, image.height)
+
+
+def from_base64(text: str) -> bytes:
+    """Decode the JSON field ``image``.
+
+    Raises:
+        RequestRefusedError: 422, where it is not base64.
+    """
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestRefusedError(
+            422, "image is not base64 of a file's bytes; paths, URLs and data: addresses are not read"
+        ) from None
+
+
+def decode(data: bytes, limits: Limits) -> Image.Image:
+    """Decode a PNG, JPEG or DICOM file.
+
+    Returns:
+        The image upright (EXIF rotation applied, as viewers do), 8 bit, mode L or RGB.
+
+    Raises:
+        RequestRefusedError: 422 empty, unreadable, truncated or several frames; 413 more pixels than the limit.
+            What a decoder says of a file stays out of the message: it may quote the patient's data.
+    """
+    if not data:
+        raise RequestRefusedError(422, "the image is empty")
+    width, height, frames = _dicom_header(data) if data[_DICOM_MARK] == b"DICM" else _image_header(data, limits)
+    if width < 1 or height < 1:
+        raise RequestRefusedError(422, _UNREADABLE)
+    if width * height > limits.pixels or max(width, height) > limits.side:
+        raise _too_many_pixels(limits)
+    if frames > 1:
+        raise RequestRefusedError(422, "the image has several frames; send a single-frame radiograph")
+    try:
+        return decode_image(data, Path("image"))
+    except DataError:
+        raise RequestRefusedError(422, "the image is truncated or damaged; send the whole file") from None
+
+
+def _image_header(data: bytes, limits: Limits) -> tuple[int, int, int]:
+    try:
+        with warnings.catch_warnings():
+            # Our own, lower limit is checked before decoding; Pillow's warning would only reach the log.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                return image.width, image.height, getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise _too_many_pixels(limits) from None
+    except Exception:  # a hostile header makes Pillow raise nearly anything
+        raise RequestRefusedError(422, _UNREADABLE) from None
+
+
+def _dicom_header(data: bytes) -> tuple[int, int, int]:
+    import pydicom
+
+    if _DEFLATED in data:
+        # pydicom inflates such a file in one go, with no bound on what comes out.
+        raise RequestRefusedError(422, "deflated DICOM is not read; export it uncompressed or as PNG")
+    try:
+        header: Any = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return int(header.Columns), int(header.Rows), int(header.get("NumberOfFrames", 1) or 1)
+    except Exception:  # a hostile file makes pydicom raise nearly anything
+        raise RequestRefusedError(422, _UNREADABLE) from None
+
+
+def _too_many_pixels(limits: Limits) -> RequestRefusedError:
+    return RequestRefusedError(
+        413,
+        f"the image has more than {limits.pixels // 1_000_000} million pixels or a side above {limits.side}; "
+        "send a smaller one",
+    )
+
+
+def silence_decoders() -> None:
+    """Keep pydicom from logging values of elements it finds odd: they may identify a patient."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")
