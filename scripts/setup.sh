@@ -55,7 +55,8 @@ fi
 rm -f "$venv"/.setup-*
 
 echo "setup: installing into $venv (some minutes the first time)" >&2
-"$uv" pip install --python "$venv/bin/python" --compile-bytecode --editable ".[$extra,dev]" ||
+quiet=$([[ -t 2 ]] || echo --quiet) # progress bars for people, silence for logs
+"$uv" pip install $quiet --python "$venv/bin/python" --compile-bytecode --editable ".[$extra,dev]" ||
     stop "the packages could not be installed (see above); check the network and the disk, then repeat"
 
 compiler=${CC:-cc}
