@@ -67,8 +67,8 @@ def _start(tmp_path: Path, how: str) -> tuple[subprocess.Popen[str], Path, list[
     return process, Path(folder), [*family, *([psutil.Process(int(actor))] if psutil.pid_exists(int(actor)) else [])]
 
 
-def _all_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+def _all_gone(processes: list[psutil.Process], within_s: float = 20) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -86,11 +86,12 @@ def test_an_interrupt_during_a_call_leaves_nothing(tmp_path: Path, number: signa
     assert not (tmp_path / ".ray").exists(), "the token was written to disk"
 
 
+@pytest.mark.slow
 def test_even_a_kill_leaves_no_process_and_the_next_run_removes_the_folder(tmp_path: Path) -> None:
     process, folder, family = _start(tmp_path, "hang")
     process.kill()
     process.wait(30)
-    assert _all_gone(family)
+    assert _all_gone(family, within_s=90), "Ray's agents look for their parent now and then"
     assert folder.exists()
     ray_local._sweep()
     assert not folder.exists()
