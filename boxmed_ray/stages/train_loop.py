@@ -109,12 +109,14 @@ class Worker:
 
         self.job, self.rank = job, dist.get_rank()
         bfloat16 = job.config.model.dtype == "bfloat16"
-        model: nn.Module = policy.load_policy(job.model_folder, torch.bfloat16 if bfloat16 else torch.float32)
+        backbone = policy.load_policy(job.model_folder, torch.bfloat16 if bfloat16 else torch.float32)
+        self.model: nn.Module = backbone
         if isinstance(job.settings, AdapterConfig):
-            model = policy.add_lora(model, job.settings.rank, job.settings.alpha, job.settings.dropout)  # type: ignore[arg-type]
-        self.model = model.train()
+            # PEFT puts LoRA into the backbone's own layers; its wrapper is needed for saving only.
+            self.model = policy.add_lora(backbone, job.settings.rank, job.settings.alpha, job.settings.dropout)
+        backbone.train()
         self.processor = policy.load_processor(job.model_folder)
-        self.engine = Engine(ResponsePolicy(model), job.settings, job.settings.steps, bfloat16=bfloat16)
+        self.engine = Engine(ResponsePolicy(backbone), job.settings, job.settings.steps, bfloat16=bfloat16)
         self.encoder = GroupEncoder(self.processor, job.config.data.image_size)
         self.store = CheckpointStore(job.out_folder / CHECKPOINTS)
         self.frozen = self._backbone_digest() if job.kind == "adapter" else None
@@ -205,7 +207,8 @@ class Worker:
         if self.rank == 0:
             name = "model" if self.job.kind == "mcl" else "adapter"
             temporary = self.job.out_folder / f".{name}.{os.getpid()}"
-            own = {key.removeprefix("model."): value for key, value in state.items()}
+            prefix = "" if self.job.kind == "mcl" else "base_model.model."
+            own = {prefix + key.removeprefix("model."): value for key, value in state.items()}
             self.model.save_pretrained(temporary, state_dict=own)  # type: ignore[operator]
             if self.job.kind == "mcl":
                 self.processor.save_pretrained(temporary)
@@ -219,5 +222,5 @@ class Worker:
         from boxmed_ray.model.policy import digest
 
         state = full_state_dict(self.engine.module, self.rank)
-        names = {key: key.removeprefix("model.base_model.model.").replace(".base_layer.", ".") for key in state}
+        names = {key: key.removeprefix("model.").replace(".base_layer.", ".") for key in state}
         return digest((name, state[key]) for key, name in names.items() if ".lora_" not in key)
