@@ -127,12 +127,7 @@ def ground_example(
 
 def read_answer(text: str, study: Study, coordinates: Coordinates = "permille", side: int | None = None) -> Answer:
     """Read a response to GROUND: the inverse of ``ground_example``, boxes in pixels of the stored image."""
-    width, height = _frame(study, coordinates, side)
-    answer = parse_answer(text, width, height, coordinates)
-    if not answer.boxes:
-        return answer
-    boxes = tuple(_scaled(box, study.width / width, study.height / height) for box in answer.boxes)
-    return replace(answer, boxes=boxes)
+    return parse_answer(text, study.width, study.height, coordinates, side)
 
 
 def all_ground_examples(

@@ -78,7 +78,7 @@ _DENIAL = re.compile(r"\b(?:no|normal|clear of)\b", re.IGNORECASE)
 
 def report_diseases(report: str) -> frozenset[str]:
     """Diseases that a phantom report asserts, read sentence by sentence; denials do not count."""
-    found = set()
+    found: set[str] = set()
     for sentence in re.split(r"(?<=\.)\s+", report.strip()):
         if _DENIAL.search(sentence):
             continue

@@ -114,7 +114,7 @@ class Answer:
         return self.boxes is None
 
 
-_NUMBER = r"\d{1,5}(?:\.\d{1,6})?"
+_NUMBER = r"[0-9]{1,5}(?:\.[0-9]{1,6})?"
 _BOX = rf"\[{_NUMBER}(?:, {_NUMBER}){{3}}\]"
 _RESPONSE = re.compile(r"<think>(?P<think>.*?)</think><answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _BOXES = re.compile(rf"{_BOX}(?:, {_BOX})*")
@@ -124,7 +124,9 @@ MAX_BOXES = 64
 _MAX_CHARACTERS = 20_000
 
 
-def parse_answer(text: str, width: int, height: int, coordinates: Coordinates = "permille") -> Answer:
+def parse_answer(
+    text: str, width: int, height: int, coordinates: Coordinates = "permille", side: int | None = None
+) -> Answer:
     """Read a grounding response.
 
     Args:
@@ -132,6 +134,7 @@ def parse_answer(text: str, width: int, height: int, coordinates: Coordinates = 
         width: pixels of the image in which boxes are wanted.
         height: the same.
         coordinates: what the numbers in the text mean.
+        side: of the square the model sees, whose pixels "pixel" coordinates count; None where that is the image.
 
     Returns:
         The Answer. Never raises: whatever a model writes is an answer or malformed.
@@ -149,7 +152,7 @@ def parse_answer(text: str, width: int, height: int, coordinates: Coordinates = 
     numbers = [float(n) for n in re.findall(_NUMBER, answer)]
     if len(numbers) > 4 * MAX_BOXES:
         return Answer(None, False, think)
-    boxes = tuple(_to_pixels(numbers[i : i + 4], width, height, coordinates) for i in range(0, len(numbers), 4))
+    boxes = tuple(_to_pixels(numbers[i : i + 4], width, height, coordinates, side) for i in range(0, len(numbers), 4))
     if any(box.x2 <= box.x1 or box.y2 <= box.y1 for box in boxes):
         return Answer(None, False, think)
     if any(box.x2 > width * 1.001 or box.y2 > height * 1.001 for box in boxes):
@@ -157,9 +160,9 @@ def parse_answer(text: str, width: int, height: int, coordinates: Coordinates = 
     return Answer(boxes, True, think)
 
 
-def _to_pixels(numbers: Sequence[float], width: int, height: int, coordinates: Coordinates) -> Box:
-    scale = {"permille": 1000.0, "unit": 1.0}.get(coordinates)
+def _to_pixels(numbers: Sequence[float], width: int, height: int, coordinates: Coordinates, side: int | None) -> Box:
     factors = (width, height, width, height)
-    if scale is None:
-        return Box(*numbers)
+    if coordinates == "pixel":
+        return Box(*numbers) if side is None else Box(*(n * f / side for n, f in zip(numbers, factors, strict=True)))
+    scale = 1000 if coordinates == "permille" else 1
     return Box(*(n * f / scale for n, f in zip(numbers, factors, strict=True)))

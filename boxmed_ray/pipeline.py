@@ -1,0 +1,263 @@
+"""A run: the stages of a RunConfig in order, each resumable, from checked data to summary and report.
+
+What lives here: which stage starts from what, and what of a run is done already. What does not: how a
+stage works (stages/), the figures (results.py), the maths.
+
+    data -> init -> MCL -> evaluation -> SVR -> evaluation -> adapter -> evaluation -> summary, report
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boxmed_ray.actors.pool import ActorPool
+from boxmed_ray.config import ConfigError, RunConfig
+from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
+from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.ray_local import ray_session
+from boxmed_ray.results import write_results
+from boxmed_ray.stages.evaluation import (
+    GroundingQuestion,
+    ask_grounding,
+    ask_reports,
+    grounding_questions,
+    prompt_of,
+    save_records,
+    save_reports,
+)
+from boxmed_ray.stages.reinforce import run_svr
+from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.supervised import train_supervised
+from boxmed_ray.stages.train_loop import Kind
+from boxmed_ray.tracking import MetricsWriter, Progress
+
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+
+
+def run(config: RunConfig, *, resume: bool = False) -> None:
+    """Run or go on with a run, and leave summary.json and report.html in its folder.
+
+    Raises:
+        ConfigError, DataError: what cannot run, before anything is trained.
+        KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
+    """
+    _make_folder(config, resume)
+    Run(config).go()
+
+
+def _make_folder(config: RunConfig, resume: bool) -> None:
+    try:
+        config.folder.mkdir(parents=True, exist_ok=resume)
+        path = config.folder / CONFIG
+        if not path.exists():
+            path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    except FileExistsError as error:
+        raise ConfigError(
+            f"run {config.name!r} exists in {config.folder}; give another --name or --resume it"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{config.folder}: cannot be written ({error.strerror}); set runs_dir to a writable folder"
+        ) from error
+
+
+class Run:
+    """One run and its folder.
+
+    Args:
+        config: as resolved.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder = config.folder.resolve()
+
+    def go(self) -> None:
+        """All stages that are not done yet."""
+        dataset = self._data()
+        self._init_model(dataset)
+        if not self._asked("mcl", "svr", "adapter_off"):
+            with ray_session(num_cpus=self._cpus()):
+                self._train(dataset)
+        write_results(self.config, dataset, self.facts, self.folder / "evaluation")
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.folder / "stages" / name
+
+    def records_path(self, name: str) -> Path:
+        """Grounding records of ``mcl``, ``svr`` or ``adapter_off``."""
+        return self.folder / "evaluation" / f"{name}.jsonl"
+
+    @property
+    def reports_path(self) -> Path:
+        """Generated reports beside their references."""
+        return self.folder / "evaluation" / "reports.jsonl"
+
+    def done(self, name: str) -> bool:
+        """Whether a stage has ended."""
+        return (self.stage(name) / "done.json").is_file()
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What a stage left on record; empty before it ended."""
+        path = self.stage(name) / "done.json"
+        facts: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return facts
+
+    def mark_done(self, name: str, facts: dict[str, Any]) -> None:
+        """Record that a stage has ended."""
+        self.stage(name).mkdir(parents=True, exist_ok=True)
+        (self.stage(name) / "done.json").write_text(json.dumps(facts, indent=1))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a stage and mark it done, with the facts put into the dictionary."""
+        facts: dict[str, Any] = {}
+        began = time.monotonic()
+        yield facts
+        self.mark_done(name, facts | {"seconds": round(time.monotonic() - began, 2)})
+
+    def _cpus(self) -> float:
+        """A private Ray offers what the actors ask for: on a laptop phases take turns on the same cores."""
+        r = self.config.resources
+        actors = r.rollout_workers + r.reward_workers + max(r.learner_ranks, r.train_workers)
+        return max(float(os.cpu_count() or 1), float(r.threads * actors + 1))
+
+    def _data(self) -> Dataset:
+        began = time.monotonic()
+        dataset = load_studies(self.config.data, self.config.seed, self.folder / "data")
+        known = self.facts("data").get("hash")
+        if known is not None and known != dataset.hash:
+            raise ConfigError(f"{self.folder}: the data set has changed since this run started; start a new run")
+        if known is None:
+            self.mark_done("data", {"seconds": round(time.monotonic() - began, 2), "hash": dataset.hash})
+        log(f"data: {len(dataset.studies)} studies, {len(dataset.skipped)} skipped")
+        return dataset
+
+    def _init_model(self, dataset: Dataset) -> None:
+        if self.config.model.name_or_path != "tiny" or self.done("init"):
+            return
+        from boxmed_ray.model.tiny import build_tiny
+
+        with self.timed("init"):
+            words = corpus(dataset.split("train"), self.config.data.coordinates, self.config.data.image_size)
+            build_tiny(
+                self.config.model,
+                self.config.data.image_size,
+                words,
+                self.config.seed,
+                self.stage("init") / "model",
+            )
+
+    def _train(self, dataset: Dataset) -> None:
+        if not self.done("mcl"):
+            self._mcl(dataset)
+        questions = grounding_questions(dataset.split("test"), self.config)
+        if not self._asked("mcl", "svr"):
+            with self._pool(dataset) as pool:
+                self._ask("mcl", pool, questions)
+                if not self.done("svr"):
+                    self._svr(dataset, pool)
+                self._ask("svr", pool, questions)
+        if not self.done("adapter"):
+            self._adapter(dataset)
+        with self._pool(dataset, lora_rank=self.config.adapter.rank) as pool:
+            self._reports(dataset, pool)
+            self._ask("adapter_off", pool, questions)
+
+    @contextmanager
+    def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[ActorPool]:
+        """Rollout workers on the newest backbone, for the duration of the block."""
+        pool = rollout_pool(self.config, self.backbone, dataset.images, lora_rank)
+        pool.launch()
+        try:
+            pool.wait_ready()
+            yield pool
+        finally:
+            pool.shutdown()
+
+    def _asked(self, *names: str) -> bool:
+        return all(self.records_path(name).exists() for name in names)
+
+    def backbone(self) -> Path:
+        """The newest backbone: what rollout workers start from, and what serving serves."""
+        name = self.config.model.name_or_path
+        for stage in ("svr", "mcl"):
+            if self.done(stage):
+                return self.stage(stage) / "model"
+        return self.stage("init") / "model" if name == "tiny" else Path(name)
+
+    def _mcl(self, dataset: Dataset) -> None:
+        config = self.config
+        examples = mcl_examples(
+            dataset.split("train"),
+            config.mcl.steps * config.mcl.batch_size,
+            config=config.mcl,
+            seed=config.seed,
+            coordinates=config.data.coordinates,
+            side=config.data.image_size,
+        )
+        self._supervised("mcl", examples, self.backbone())
+
+    def _adapter(self, dataset: Dataset) -> None:
+        count = self.config.adapter.steps * self.config.adapter.batch_size
+        examples = report_examples(dataset.split("train"), count, seed=self.config.seed)
+        self._supervised("adapter", examples, self.backbone())
+
+    def _supervised(self, kind: Kind, examples: Sequence[Example], model: Path) -> None:
+        steps = self.config.mcl.steps if kind == "mcl" else self.config.adapter.steps
+        out = self.stage(kind)
+        resume = (out / "checkpoints").is_dir()
+        # The stage goes on behind its last checkpoint; what was written after it is written again.
+        with self._writer() as writer, Progress(kind, steps) as progress, self.timed(kind) as facts:
+
+            def show(values: dict[str, Any]) -> None:
+                writer.write(kind, values["step"], {k: v for k, v in values.items() if k not in {"step", "steps"}})
+                progress.update(values["step"], values)
+
+            facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
+
+    def _svr(self, dataset: Dataset, pool: ActorPool) -> None:
+        config = self.config
+        examples = ground_prompts(
+            dataset.split("train"),
+            config.svr.steps * config.svr.prompts_per_step,
+            none_share=config.svr.none_share,
+            seed=config.seed,
+            coordinates=config.data.coordinates,
+            side=config.data.image_size,
+        )
+        prompts = [prompt_of(example) for example in examples]
+        with self.timed("svr"):
+            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS)
+
+    def _ask(self, name: str, pool: ActorPool, questions: Sequence[GroundingQuestion]) -> None:
+        if self._asked(name):
+            return
+        with self.timed(f"evaluate_{name}"):
+            save_records(ask_grounding(pool, questions, self.config), self.records_path(name))
+
+    def _reports(self, dataset: Dataset, pool: ActorPool) -> None:
+        if self.reports_path.exists():
+            return
+        studies = [study for study in dataset.split("test") if study.report][: self.config.evaluate.images]
+        with self.timed("evaluate_reports"):
+            adapter = str(self.stage("adapter") / "adapter")
+            save_reports(studies, ask_reports(pool, studies, self.config, lora=adapter), self.reports_path)
+
+    def _writer(self) -> MetricsWriter:
+        return MetricsWriter(self.folder / METRICS)
+
+
+def log(message: str) -> None:
+    """A line for the person who waits, beside the progress bars."""
+    print(message, file=sys.stderr, flush=True)
