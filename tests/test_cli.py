@@ -25,9 +25,12 @@ class Recorder:
     runs: list[tuple[RunConfig, bool]] = field(default_factory=list)
     error: BaseException | None = None
     signal: int | None = None
+    creates: Path | None = None
 
     def run(self, config: RunConfig, *, resume: bool = False) -> None:
         self.runs.append((config, resume))
+        if self.creates is not None:
+            self.creates.mkdir(parents=True)
         if self.signal is not None:
             os.kill(os.getpid(), self.signal)
             time.sleep(5)
@@ -181,6 +184,19 @@ def test_what_the_user_can_put_right_ends_in_one_message(
     pipeline.error = kind("a.png: truncated; replace the file")
     assert boxmed("train", "--recipe", "phantom-cpu") == 2
     assert capsys.readouterr().err == "boxmed: a.png: truncated; replace the file\n"
+
+
+def test_refused_data_does_not_block_the_name_of_the_run_but_a_trained_one_stays(
+    boxmed: Boxmed, pipeline: Recorder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "phantom-cpu"
+    pipeline.error = DataError("a.png: truncated; replace the file")
+    pipeline.creates = folder / "data"
+    assert boxmed("train", "--recipe", "phantom-cpu") == 2
+    assert not folder.exists()
+    pipeline.creates = folder / "stages"
+    assert boxmed("train", "--recipe", "phantom-cpu") == 2
+    assert folder.exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -6,12 +6,14 @@ heavy is imported. What does not: the stages (pipeline.py).
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from boxmed_ray.config import ConfigError, RunConfig, load_config
+from boxmed_ray.data.study import DataError
 from boxmed_ray.interrupt import Interrupt, interruptible
 
 
@@ -100,6 +102,11 @@ def _run(config: RunConfig, resume: bool) -> int:
     try:
         with interruptible(interrupt):
             pipeline.run(config, resume=resume)
+    except DataError:
+        # Nothing was trained: the corrected command must not be refused because of this attempt's folder.
+        if not resume and not (config.folder / "stages").exists():
+            shutil.rmtree(config.folder, ignore_errors=True)
+        raise
     except KeyboardInterrupt:
         print(
             f"stopped; go on with: boxmed train --resume {config.name}"
