@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+from boxmed_ray.evaluate.summary import read_summary
+from tests.integration.test_pipeline import SMALLEST
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 REPO = Path(__file__).resolve().parents[2]
@@ -66,7 +70,12 @@ def head() -> Iterator[Head]:
     with log.open("w") as out:
         process = subprocess.Popen(
             command,
-            env={**_environment(token), "RAY_AUTH_MODE": "token", "HOME": folder},
+            env={
+                **_environment(token),
+                "RAY_AUTH_MODE": "token",
+                "HOME": folder,
+                "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
+            },
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -84,7 +93,7 @@ def head() -> Iterator[Head]:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 270
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
@@ -94,17 +103,17 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             return  # up, and asking for the token
         except OSError:
             time.sleep(0.3)
-    pytest.fail(f"no dashboard after 120 s: {log.read_text()}")
+    pytest.fail(f"no dashboard after 270 s: {log.read_text()}")
 
 
-def _submit(*arguments: str, token: str | None, cwd: Path) -> subprocess.CompletedProcess[str]:
+def _submit(*arguments: str, token: str | None, cwd: Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "boxmed_ray.cli", "submit", *arguments],
         env=_environment(token),
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=timeout,
         check=False,
     )
 
@@ -115,6 +124,20 @@ def test_a_job_runs_from_the_packaged_folder_and_its_log_and_exit_code_come_back
     assert '"healthy": true' in done.stdout
     assert "working_dir_files" in done.stdout, "boxmed was imported from somewhere else than the folder that was sent"
     assert str(tmp_path / "runs") in done.stdout, "run folders of a local cluster belong where the user stands"
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1200)
+def test_a_whole_run_trains_on_the_cluster_and_leaves_its_folder_here(head: Head, tmp_path: Path) -> None:
+    recipe = tmp_path / "smallest.yaml"
+    recipe.write_text(yaml.safe_dump({**SMALLEST, "name": "submitted"}))
+    arguments = ("--address", head.address, "--", "train", "--recipe", str(recipe))
+    done = _submit(*arguments, token=head.token, cwd=tmp_path, timeout=1100)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = read_summary(tmp_path / "runs" / "submitted")
+    assert summary.grounding.svr is not None
+    assert summary.backbone_unchanged is True
 
 
 def test_a_command_that_fails_gives_its_exit_code_and_message(head: Head, tmp_path: Path) -> None:
