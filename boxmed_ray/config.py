@@ -81,6 +81,7 @@ class MCLConfig(SupervisedConfig):
     grounding_share: Share = Field(0.8, description="Share of examples that ask for boxes; the rest ask for chains.")
     noisy_box_share: Share = Field(1.0, description="Share of boxes drawn as a second reader would draw them.")
     box_jitter: float = Field(0.15, ge=0, le=1, description="Spread of a noisy box's sides, relative to side length.")
+    box_margin: float = Field(0.0, ge=0, le=0.3, description="How far outward a noisy box's sides lie, relative likewise.")
 
 
 class AdapterConfig(SupervisedConfig):

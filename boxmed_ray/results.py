@@ -14,7 +14,8 @@ from typing import Any
 
 from boxmed_ray import __version__
 from boxmed_ray.config import RunConfig
-from boxmed_ray.data.concepts import label_of
+from boxmed_ray.data import phantom
+from boxmed_ray.data.concepts import label_of, report_diseases
 from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.study import Study
@@ -79,12 +80,8 @@ def write_results(
 def disease_reader(config: RunConfig) -> Callable[[str], Collection[str]]:
     """How a report of this data set says its diseases."""
     if config.data.kind == "phantom":
-        from boxmed_ray.data.phantom import report_diseases
-
-        return report_diseases
-    from boxmed_ray.data.concepts import report_diseases as by_name
-
-    return by_name
+        return phantom.report_diseases
+    return report_diseases
 
 
 def _timed(facts: Callable[[str], dict[str, Any]]) -> list[str]:

@@ -102,3 +102,15 @@ def label_of(finding: Finding) -> str:
     the disease, else the region, else the phrase.
     """
     return _BY_PHRASE.get(finding.phrase) or finding.disease or finding.region or finding.phrase
+
+
+def report_diseases(report: str) -> frozenset[str]:
+    """Diseases that a report asserts in the words of the tables above; denials do not count.
+
+    Reads reports that were composed from labels, and what a model trained on them writes. It is no labeller of free
+    text.
+    """
+    sentences = (sentence.strip() + "." for sentence in report.split("."))
+    labels = (_BY_PHRASE.get(sentence) for sentence in sentences)
+    diseases = (NIH_LABELS[label].disease for label in labels if label is not None)
+    return frozenset(disease for disease in diseases if disease is not None)

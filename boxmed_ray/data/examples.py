@@ -84,20 +84,21 @@ def stated_findings(study: Study) -> list[Finding]:
     return [finding for finding in study.findings if not is_denied(finding)] or denied_findings(study)
 
 
-def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Random) -> Box:
+def jitter_box(box: Box, width: int, height: int, spread: float, rng: random.Random, margin: float = 0.0) -> Box:
     """The box as a second reader would draw it.
 
     Each side moves by a normal deviate of standard deviation ``spread`` times the box's width or
-    height, at most 0.4 of it, and stays in the ``width`` x ``height`` image.
+    height, at most 0.4 of it, around a place ``margin`` times that length further out (many readers
+    draw around a finding rather than along it), and stays in the ``width`` x ``height`` image.
     """
 
-    def moved(value: float, side: float, extent: int) -> float:
-        shift = max(-_MAX_SHIFT, min(_MAX_SHIFT, rng.gauss(0.0, spread)))
+    def moved(value: float, side: float, extent: int, outward: int) -> float:
+        shift = max(-_MAX_SHIFT, min(_MAX_SHIFT, rng.gauss(0.0, spread))) + outward * margin
         return max(0.0, min(float(extent), value + shift * side))
 
     across, down = box.x2 - box.x1, box.y2 - box.y1
-    left, top = moved(box.x1, across, width), moved(box.y1, down, height)
-    return Box(left, top, moved(box.x2, across, width), moved(box.y2, down, height))
+    left, top = moved(box.x1, across, width, -1), moved(box.y1, down, height, -1)
+    return Box(left, top, moved(box.x2, across, width, 1), moved(box.y2, down, height, 1))
 
 
 def ground_example(
@@ -245,7 +246,7 @@ def second_reading(study: Study, finding: Finding, config: MCLConfig, seed: int)
     """The finding with ``config.noisy_box_share`` of its boxes as a second reader would draw them."""
     rng = random.Random(f"reader/{seed}/{study.id}/{finding.phrase}")
     boxes = tuple(
-        jitter_box(box, study.width, study.height, config.box_jitter, rng)
+        jitter_box(box, study.width, study.height, config.box_jitter, rng, config.box_margin)
         if rng.random() < config.noisy_box_share
         else box
         for box in finding.boxes

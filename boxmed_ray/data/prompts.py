@@ -139,25 +139,29 @@ def parse_answer(
     Returns:
         The Answer. Never raises: whatever a model writes is an answer or malformed.
     """
-    if len(text) > _MAX_CHARACTERS:
-        return Answer(None, False, "")
-    match = _RESPONSE.fullmatch(text.strip())
+    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
     if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
         return Answer(None, False, "")
-    think, answer = match["think"].strip(), match["answer"].strip()
-    if answer == NONE:
-        return Answer((), True, think)
+    answer = match["answer"].strip()
+    boxes = () if answer == NONE else _read_boxes(answer, width, height, coordinates, side)
+    return Answer(boxes, boxes is not None, match["think"].strip())
+
+
+def _read_boxes(
+    answer: str, width: int, height: int, coordinates: Coordinates, side: int | None
+) -> tuple[Box, ...] | None:
+    """The boxes of an answer; None unless every one is upright and inside the image."""
     if _BOXES.fullmatch(answer) is None:
-        return Answer(None, False, think)
+        return None
     numbers = [float(n) for n in re.findall(_NUMBER, answer)]
     if len(numbers) > 4 * MAX_BOXES:
-        return Answer(None, False, think)
+        return None
     boxes = tuple(_to_pixels(numbers[i : i + 4], width, height, coordinates, side) for i in range(0, len(numbers), 4))
     if any(box.x2 <= box.x1 or box.y2 <= box.y1 for box in boxes):
-        return Answer(None, False, think)
+        return None
     if any(box.x2 > width * 1.001 or box.y2 > height * 1.001 for box in boxes):
-        return Answer(None, False, think)
-    return Answer(boxes, True, think)
+        return None
+    return boxes
 
 
 def _to_pixels(numbers: Sequence[float], width: int, height: int, coordinates: Coordinates, side: int | None) -> Box:

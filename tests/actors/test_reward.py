@@ -1,0 +1,62 @@
+"""The reward worker: from rollouts to rewards, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from boxmed_ray.actors.reward import RewardWorker
+from boxmed_ray.actors.types import Group, Prompt, Rollout
+from boxmed_ray.data.prompts import Task
+from boxmed_ray.data.study import Box
+
+
+def rollout(text: str, finish_reason: str = "stop") -> Rollout:
+    return Rollout(np.arange(3), np.zeros(3, dtype=np.float32), finish_reason, 0, text)
+
+
+def prompt(targets: tuple[Box, ...] = (Box(0, 0, 100, 50),)) -> Prompt:
+    return Prompt("p", Task.GROUND, "There is a nodule.", "s", "s.png", 200, 100, targets)
+
+
+def test_iou_and_format_are_summed_for_each_rollout_of_a_group() -> None:
+    group = Group(
+        prompt(),
+        (
+            rollout("<think>a</think><answer>[0, 0, 500, 500]</answer>"),  # the target itself, in permille
+            rollout("<think>a</think><answer>[0, 0, 250, 500]</answer>"),  # its left half
+            rollout("[0, 0, 500, 500]"),
+            rollout("<think>a</think><answer>[0, 0, 500, 500]</answer>", "length"),
+        ),
+    )
+    (scored,) = RewardWorker({"iou": 1.0, "format": 1.0}, "permille", 112).score([group])
+    assert scored.rewards == pytest.approx([2.0, 1.5, 0.0, 1.0])
+    assert scored.components["iou"] == pytest.approx([1.0, 0.5, 0.0, 1.0])
+    assert scored.components["format"] == pytest.approx([1.0, 1.0, 0.0, 0.0])
+    assert scored.malformed.tolist() == [False, False, True, False]
+
+
+def test_pixel_answers_count_the_square_that_the_model_sees() -> None:
+    group = Group(prompt(), (rollout("<think>a</think><answer>[0, 0, 56, 56]</answer>"),))
+    (scored,) = RewardWorker({"iou": 1.0}, "pixel", 112).score([group])
+    assert scored.rewards == pytest.approx([1.0])
+
+
+def test_a_group_gets_the_same_rewards_alone_and_among_others() -> None:
+    groups = [
+        Group(prompt(), (rollout(f"<think>a</think><answer>[0, 0, {x}, 500]</answer>"),)) for x in (100, 300, 900)
+    ]
+    worker = RewardWorker({"iou": 1.0, "format": 0.5}, "permille", 112)
+    together = [scored.rewards.tolist() for scored in worker.score(groups)]
+    assert together == [worker.score([group])[0].rewards.tolist() for group in groups]
+
+
+def test_an_explicit_none_is_right_where_nothing_is_to_be_found() -> None:
+    group = Group(prompt(targets=()), (rollout("<think>none</think><answer>none</answer>"),))
+    (scored,) = RewardWorker({"iou": 1.0, "format": 1.0}, "permille", 112).score([group])
+    assert scored.rewards == pytest.approx([2.0])
+
+
+def test_an_unknown_reward_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="iouu"):
+        RewardWorker({"iouu": 1.0}, "permille", 112)

@@ -1,0 +1,88 @@
+"""The whole main job at its smallest: phantoms in, MCL, SVR, adapter, summary and report out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from boxmed_ray.evaluate.summary import read_summary
+from boxmed_ray.tracking import read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+
+SMALLEST = {
+    "name": "smallest",
+    "data": {"kind": "phantom", "train_studies": 64, "test_studies": 12},
+    "model": {"hidden_size": 64, "layers": 2, "vision_hidden_size": 64, "vision_layers": 1},
+    "mcl": {"steps": 6, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
+    "svr": {"steps": 2, "prompts_per_step": 4, "checkpoint_every": 1, "max_new_tokens": 16},
+    "adapter": {"steps": 3, "batch_size": 4, "warmup_steps": 1},
+    "evaluate": {"images": 8, "report_tokens": 16},
+    "resources": {"train_workers": 1, "learner_ranks": 1, "rollout_workers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was started as a user starts it, in a process of its own."""
+    folder = tmp_path_factory.mktemp("job")
+    recipe = folder / "smallest.yaml"
+    recipe.write_text(yaml.safe_dump(SMALLEST))
+    command = [sys.executable, "-m", "boxmed_ray.cli", "train", "--recipe", str(recipe), "--runs-dir", str(folder)]
+    before = {process.pid for process in psutil.process_iter()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    left = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "raylet" in (p.info["name"] or "")]
+    assert not left, f"Ray processes survive the run: {left}"
+    return folder / "smallest"
+
+
+def test_the_summary_has_every_figure_and_the_backbone_is_untouched(finished: Path) -> None:
+    summary = read_summary(finished)
+    assert summary.backbone_unchanged is True
+    assert summary.grounding.mcl is not None
+    assert summary.grounding.svr is not None
+    assert summary.grounding.svr.n == summary.grounding.mcl.n > 0
+    assert summary.report is not None
+    assert {"mcl", "svr", "adapter"} <= set(summary.wall_seconds)
+
+
+def test_grounding_with_the_adapter_off_is_that_of_svr_answer_for_answer(finished: Path) -> None:
+    def greedy(name: str) -> list[str]:
+        lines = (finished / "evaluation" / f"{name}.jsonl").read_text().splitlines()
+        return [json.loads(line)["greedy_text"] for line in lines]
+
+    assert greedy("adapter_off") == greedy("svr")
+
+
+def test_every_update_is_on_record_with_its_phases_and_weight_version(finished: Path) -> None:
+    lines = [line for line in read_metrics(finished / "metrics.jsonl") if line["stage"] == "svr"]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert [line["weight_version"] for line in lines] == [1, 2]
+    for line in lines:
+        assert all(line[f"{phase}_s"] > 0 for phase in ("generate", "score", "learn", "push"))
+        assert line["gap_max"] < 1e-3
+
+
+def test_the_report_page_stands_alone(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "<img" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script src" not in page
+
+
+def test_a_run_name_that_exists_is_refused_before_anything_starts(finished: Path) -> None:
+    command = [sys.executable, "-m", "boxmed_ray.cli", "train", "--recipe", str(finished.parent / "smallest.yaml")]
+    done = subprocess.run(
+        [*command, "--runs-dir", str(finished.parent)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "exists" in done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
