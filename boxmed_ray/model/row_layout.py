@@ -75,50 +75,64 @@ def _rectangle(starts: list[int], lengths: list[int]) -> Bucket:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """What attention needs to know about a row, or about the part of it that one pass runs.
+
+    Attributes:
+        segments: every segment, in buckets.
+        spans: for each group with response tokens (first prompt row, end, first response row, end). Prompt rows count
+            from the first prompt token wherever those are; response rows count from the start of this part.
+        first: first row of this part that belongs to a response.
+    """
+
+    segments: tuple[Bucket, ...]
+    spans: tuple[tuple[int, int, int, int], ...]
+    first: int
+
+
+@dataclass(frozen=True)
 class RowLayout:
     """A micro-batch of groups as one row.
 
     Attributes:
         prompt_lengths: P_g of each group.
         response_lengths: for each group the lengths of its segments after the prompt (0 allowed).
-        prompts: buckets over the prompts' rows.
-        responses: buckets over the responses' rows, counted from the first response token.
-        spans: for each group with response tokens (first prompt row, end, first response row, end), the latter
-            counted from the first response token.
+        device: where index tensors are put.
     """
 
     prompt_lengths: tuple[int, ...]
     response_lengths: tuple[tuple[int, ...], ...]
-    prompts: tuple[Bucket, ...]
-    responses: tuple[Bucket, ...]
-    spans: tuple[tuple[int, int, int, int], ...]
+    device: torch.device
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
         return sum(self.prompt_lengths)
 
-    @property
-    def response_tokens(self) -> int:
-        """Tokens of all responses in the row."""
-        return sum(map(sum, self.response_lengths))
+    def whole(self) -> Pieces:
+        """The row as one pass."""
+        lengths = [*self.prompt_lengths, *self._flat()]
+        return Pieces(self._buckets(lengths), self._spans(self.prompt_tokens), self.prompt_tokens)
 
+    def prompts(self) -> Pieces:
+        """The prompts alone."""
+        return Pieces(self._buckets(self.prompt_lengths), (), self.prompt_tokens)
 
-def lay_out(
-    prompt_lengths: Sequence[int], response_lengths: Sequence[Sequence[int]], device: torch.device
-) -> RowLayout:
-    """Lay out groups of one prompt and its responses (lengths in tokens)."""
-    spans, prompt, response = [], 0, 0
-    for length, lengths in zip(prompt_lengths, response_lengths, strict=True):
-        tokens = sum(lengths)
-        if tokens:
-            spans.append((prompt, prompt + length, response, response + tokens))
-        prompt, response = prompt + length, response + tokens
-    flat = [length for lengths in response_lengths for length in lengths]
-    return RowLayout(
-        prompt_lengths=tuple(prompt_lengths),
-        response_lengths=tuple(tuple(lengths) for lengths in response_lengths),
-        prompts=tuple(bucket.to(device) for bucket in buckets(prompt_lengths)),
-        responses=tuple(bucket.to(device) for bucket in buckets(flat)),
-        spans=tuple(spans),
-    )
+    def responses(self) -> Pieces:
+        """The responses alone, on top of prompts that ran before."""
+        return Pieces(self._buckets(self._flat()), self._spans(0), 0)
+
+    def _flat(self) -> list[int]:
+        return [length for lengths in self.response_lengths for length in lengths]
+
+    def _buckets(self, lengths: Sequence[int]) -> tuple[Bucket, ...]:
+        return tuple(bucket.to(self.device) for bucket in buckets(lengths))
+
+    def _spans(self, response: int) -> tuple[tuple[int, int, int, int], ...]:
+        spans, prompt = [], 0
+        for length, lengths in zip(self.prompt_lengths, self.response_lengths, strict=True):
+            tokens = sum(lengths)
+            if tokens:
+                spans.append((prompt, prompt + length, response, response + tokens))
+            prompt, response = prompt + length, response + tokens
+        return tuple(spans)

@@ -20,39 +20,43 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from boxmed_ray.model.row_layout import Bucket, RowLayout
+from boxmed_ray.model.row_layout import Bucket, Pieces
 
 NAME = "shared_prompt"
 """Name under which transformers knows this attention."""
 
+_KERNEL_DEVICE = "cpu"
+"""Where torch has a flash kernel that gives the log-sums and takes those of the whole in its gradient, in any type."""
+
 
 class Row:
-    """What one forward pass over a row tells every attention layer.
+    """What one forward pass over a row, or over a part of it, tells every attention layer.
 
     Args:
-        layout: the row.
-        part: "both" for a row of prompts and responses; "prompts" keeps each layer's keys and values in ``kept``;
-            "responses" takes the prompts' keys and values from there.
-        kept: layer index → keys and values of the prompts, [tokens, kv heads, head size].
+        pieces: the part of the row that runs.
+        store: keep each layer's keys and values, for a later pass over the responses.
+        prefix: keys and values that an earlier pass over the prompts kept; None where prompts are in this pass.
     """
 
-    def __init__(self, layout: RowLayout, part: str = "both", kept: dict[int, tuple[Tensor, Tensor]] | None = None):
-        self.layout = layout
-        self.part = part
-        self.kept = {} if kept is None else kept
+    def __init__(self, pieces: Pieces, store: bool = False, prefix: dict[int, tuple[Tensor, Tensor]] | None = None):
+        self.pieces = pieces
+        self.store = store
+        self.prefix = prefix
+        self.graded = torch.is_grad_enabled()
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int) -> Tensor:
         """Attention of one layer. q [T, H, d]; k, v [T, Hkv, d]; returns [T, H, d]."""
-        if self.part == "prompts":
+        if self.store:
             # Recomputation under gradient checkpointing comes here again: the first pair is the one in the graph.
+            if torch.is_grad_enabled() != self.graded:
+                raise RuntimeError(
+                    "prefix_cache keeps keys and values outside of the layers, where reentrant gradient checkpointing "
+                    "drops their gradient; use mode packed_row or checkpoint with use_reentrant=False"
+                )
             self.kept.setdefault(layer, (k, v))
-            return causal(q, k, v, self.layout.prompts, scale)
-        if self.part == "responses":
-            return with_prefix(q, k, v, *self.kept[layer], self.layout, scale)
-        sizes = [self.layout.prompt_tokens, self.layout.response_tokens]
-        (q_p, q_r), (k_p, k_r), (v_p, v_r) = q.split(sizes), k.split(sizes), v.split(sizes)
-        prompts = causal(q_p, k_p, v_p, self.layout.prompts, scale)
-        return torch.cat([prompts, with_prefix(q_r, k_r, v_r, k_p, v_p, self.layout, scale)])
+        prompt_k, prompt_v = (None, None) if self.prefix is None else self.prefix[layer]
+        return _Attend.apply(q, k, v, prompt_k, prompt_v, self.pieces, scale)
 
 
 def attention_forward(
@@ -76,41 +80,27 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, attention_forward)
 ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Bucket, ...], scale: float) -> Tensor:
-    """Causal attention inside each segment. q [T, H, d]; k, v [T, Hkv, d]; returns [T, H, d]."""
-    return _Attend.apply(q, k, v, None, None, segments, (), scale)
-
-
-def with_prefix(
-    q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, layout: RowLayout, scale: float
-) -> Tensor:
-    """Attention of response tokens to their prompt and to themselves.
-
-    q [T, H, d]; k, v [T, Hkv, d]; prompt_k, prompt_v [Σ P, Hkv, d]; returns [T, H, d].
-    """
-    return _Attend.apply(q, k, v, prompt_k, prompt_v, layout.responses, layout.spans, scale)
-
-
 class _Attend(torch.autograd.Function):
-    """Causal attention inside segments, merged with full attention to prefixes; see the module's text."""
+    """Causal attention inside segments, merged with full attention of responses to prompts; see the module's text.
+
+    q [T, H, d]; k, v [T, Hkv, d]; prompt_k, prompt_v [Σ P, Hkv, d], or None where the prompts are rows of k and v.
+    """
 
     @staticmethod
-    def forward(ctx, q, k, v, prompt_k, prompt_v, segments, spans, scale):  # type: ignore[no-untyped-def]
-        ctx.segments, ctx.spans, ctx.scale = segments, spans, scale
+    def forward(ctx, q, k, v, prompt_k, prompt_v, pieces, scale):  # type: ignore[no-untyped-def]
+        ctx.pieces, ctx.scale = pieces, scale
         out, lse = torch.empty_like(q), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        for bucket in segments:
+        for bucket in pieces.segments:
             part, sums = _flash(_pad(q, bucket), _expand(_pad(k, bucket), q), _expand(_pad(v, bucket), q), True, scale)
             out.index_copy_(0, bucket.tokens, _unpad(part, bucket))
             lse.index_copy_(0, bucket.tokens, _unpad(sums.unsqueeze(-1), bucket).squeeze(-1))
-        if spans:
-            part, sums = torch.empty_like(out), torch.empty_like(lse)
-            for p0, p1, r0, r1 in spans:
-                o, s = _flash(
-                    _one(q[r0:r1]), _expand(_one(prompt_k[p0:p1]), q), _expand(_one(prompt_v[p0:p1]), q), False, scale
-                )
-                part[r0:r1], sums[r0:r1] = o[0].transpose(0, 1), s[0].transpose(0, 1)
-            weight = torch.sigmoid(lse - sums).unsqueeze(-1).to(q.dtype)
-            out, lse = torch.lerp(part, out, weight), torch.logaddexp(lse, sums)
+        from_k, from_v = (k, v) if prompt_k is None else (prompt_k, prompt_v)
+        for p0, p1, r0, r1 in pieces.spans:
+            keys, values = _expand(_one(from_k[p0:p1]), q), _expand(_one(from_v[p0:p1]), q)
+            part, sums = (x[0].transpose(0, 1) for x in _flash(_one(q[r0:r1]), keys, values, False, scale))
+            own, own_sums = out[r0:r1], lse[r0:r1]
+            own.lerp_(part, torch.sigmoid(sums - own_sums).unsqueeze(-1).to(q.dtype))
+            torch.logaddexp(own_sums, sums, out=own_sums)
         ctx.save_for_backward(q, k, v, prompt_k, prompt_v, out, lse)
         return out
 
@@ -119,26 +109,27 @@ class _Attend(torch.autograd.Function):
         q, k, v, prompt_k, prompt_v, out, lse = ctx.saved_tensors
         scale, grad = ctx.scale, grad.contiguous()
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for bucket in ctx.segments:
+        for bucket in ctx.pieces.segments:
             sums = _pad(lse.unsqueeze(-1), bucket, float("inf")).squeeze(-1)  # exp(score − ∞) = 0: padding adds nothing
+            keys, values = _expand(_pad(k, bucket), q), _expand(_pad(v, bucket), q)
             parts = _flash_backward(
-                _pad(grad, bucket, 0.0), _pad(q, bucket), _expand(_pad(k, bucket), q), _expand(_pad(v, bucket), q),
-                _pad(out, bucket), sums, True, scale,
-            )  # fmt: skip
+                _pad(grad, bucket, 0.0), _pad(q, bucket), keys, values, _pad(out, bucket), sums, True, scale
+            )
             for whole, part in zip((dq, dk, dv), parts, strict=True):
                 whole.index_copy_(0, bucket.tokens, _unpad(_shrink(part, whole), bucket))
-        if not ctx.spans:
-            return dq, dk, dv, None, None, None, None, None
-        dpk, dpv = torch.zeros_like(prompt_k), torch.zeros_like(prompt_v)
-        for p0, p1, r0, r1 in ctx.spans:
+        inside = prompt_k is None
+        from_k, from_v = (k, v) if inside else (prompt_k, prompt_v)
+        to_k, to_v = (dk, dv) if inside else (torch.zeros_like(prompt_k), torch.zeros_like(prompt_v))
+        for p0, p1, r0, r1 in ctx.pieces.spans:
+            keys, values = _expand(_one(from_k[p0:p1]), q), _expand(_one(from_v[p0:p1]), q)
+            sums = lse[r0:r1].transpose(0, 1)[None]
             parts = _flash_backward(
-                _one(grad[r0:r1]), _one(q[r0:r1]), _expand(_one(prompt_k[p0:p1]), q), _expand(_one(prompt_v[p0:p1]), q),
-                _one(out[r0:r1]), lse[r0:r1].transpose(0, 1)[None], False, scale,
-            )  # fmt: skip
+                _one(grad[r0:r1]), _one(q[r0:r1]), keys, values, _one(out[r0:r1]), sums, False, scale
+            )
             dq[r0:r1] += parts[0][0].transpose(0, 1)
-            dpk[p0:p1] = _shrink(parts[1], dpk)[0].transpose(0, 1)
-            dpv[p0:p1] = _shrink(parts[2], dpv)[0].transpose(0, 1)
-        return dq, dk, dv, dpk, dpv, None, None, None
+            to_k[p0:p1] += _shrink(parts[1], to_k)[0].transpose(0, 1)
+            to_v[p0:p1] += _shrink(parts[2], to_v)[0].transpose(0, 1)
+        return dq, dk, dv, None if inside else to_k, None if inside else to_v, None, None
 
 
 def _one(states: Tensor) -> Tensor:
@@ -176,7 +167,7 @@ def _shrink(grad: Tensor, like: Tensor) -> Tensor:
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """[S, H, L, d] → output [S, H, L, d] and log-sums [S, H, L]."""
-    if q.device.type == "cpu":
+    if q.device.type == _KERNEL_DEVICE:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, scale=scale)
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if is_causal:
@@ -189,7 +180,7 @@ def _flash_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v given the output and log-sums of the whole softmax that this part belongs to."""
-    if q.device.type == "cpu":
+    if q.device.type == _KERNEL_DEVICE:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, is_causal, scale=scale
         )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from boxmed_ray.model.logprobs import token_logprobs
 from boxmed_ray.model.replicated import replicated_hidden
-from boxmed_ray.model.row_layout import lay_out
+from boxmed_ray.model.row_layout import RowLayout
 from boxmed_ray.model.segment_attention import NAME, Row
 
 Mode = Literal["auto", "prefix_cache", "packed_row", "replicated"]
@@ -148,15 +148,32 @@ class ResponsePolicy(nn.Module):
 def unwrap(model: nn.Module) -> Any:
     """The transformers model inside engine, PEFT or ``ResponsePolicy`` wrappers."""
     while "lm_head" not in dict(model.named_children()):
-        inner: Any = (
-            getattr(model, "module", None) or getattr(model, "base_model", None) or getattr(model, "model", None)
-        )
+        peft: Any = getattr(model, "get_base_model", None)  # PEFT passes every other name on to what it wraps
+        inner = peft() if peft is not None else getattr(model, "module", None) or getattr(model, "model", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(
                 f"{type(model).__name__} holds no vision-language model; give Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
             )
         model = inner
     return model
+
+
+class _PatchProjection(nn.Conv3d):
+    """A convolution whose stride is its kernel is a product of matrices; as such it is several times as quick."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[patches, channels, frames, height, width] → [patches, D, 1, 1, 1]."""
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+
+
+def prepare(vlm: Any) -> Any:
+    """Let the model's own modules run rows; returns the model below the head. Weights, names and results stay."""
+    inner = vlm.model
+    inner.language_model.config._attn_implementation = NAME  # without a row it is SDPA
+    projection = inner.visual.patch_embed.proj
+    if type(projection) is nn.Conv3d:
+        projection.__class__ = _PatchProjection
+    return inner
 
 
 def _check(vlm: Any, groups: Sequence[GroupInputs]) -> None:
@@ -173,12 +190,10 @@ def _check(vlm: Any, groups: Sequence[GroupInputs]) -> None:
 def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple[Tensor, Tensor]:
     """Final hidden states of the prompts' last tokens [G, D] and of all response tokens but each last [T, D]."""
     device = vlm.device
-    inner, text = vlm.model, vlm.model.language_model
-    if text.config._attn_implementation != NAME:
-        text.config._attn_implementation = NAME  # without a row it is SDPA, so the model stays usable as it was
-    layout = lay_out(
-        [len(group.prompt_ids) for group in groups],
-        [[len(response) - 1 for response in group.responses] for group in groups],
+    inner, text = prepare(vlm), vlm.model.language_model
+    layout = RowLayout(
+        tuple(len(group.prompt_ids) for group in groups),
+        tuple(tuple(len(response) - 1 for response in group.responses) for group in groups),
         device,
     )
     prompt_ids = torch.cat([group.prompt_ids for group in groups]).to(device)
@@ -191,7 +206,7 @@ def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple
 
     def run(row: Row, ids: Tensor, positions: Tensor) -> Tensor:
         embeds, extra = embed(ids), {}
-        if row.part != "responses":
+        if row.prefix is None:
             mask = torch.nn.functional.pad(places, (0, len(ids) - len(places)))
             embeds = embeds.masked_scatter(mask[:, None], images.to(embeds.dtype))
             if deepstack is not None:
@@ -201,15 +216,15 @@ def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple
 
     if mode == "packed_row":
         ids = torch.cat([prompt_ids, response_ids])
-        hidden = run(Row(layout), ids, torch.cat([prompt_positions, response_positions], 1))
+        hidden = run(Row(layout.whole()), ids, torch.cat([prompt_positions, response_positions], 1))
         return hidden[ends], hidden[layout.prompt_tokens :]
     if mode != "prefix_cache":
         raise ValueError(f"mode {mode!r} is unknown; use auto, prefix_cache, packed_row or replicated")
-    cache = Row(layout, "prompts")
+    cache = Row(layout.prompts(), store=True)
     first = run(cache, prompt_ids, prompt_positions)[ends]
     if not len(response_ids):
         return first, first[:0]
-    return first, run(Row(layout, "responses", cache.kept), response_ids, response_positions)
+    return first, run(Row(layout.responses(), prefix=cache.kept), response_ids, response_positions)
 
 
 def image_features(inner: Any, groups: Sequence[GroupInputs]) -> tuple[Tensor, list[Tensor] | None]:
