@@ -87,12 +87,10 @@ class Normaliser:
     Attributes:
         tokens: response tokens of the update.
         sequences: responses of the update.
-        ranks: ranks whose gradients are *averaged* by the engine; the loss is multiplied by it. 1 if they are summed.
     """
 
     tokens: float
     sequences: float
-    ranks: int = 1
 
 
 def grpo_loss(inputs: LossInputs, settings: LossSettings, normaliser: Normaliser) -> tuple[Tensor, LossMetrics]:
@@ -109,8 +107,8 @@ def grpo_loss(inputs: LossInputs, settings: LossSettings, normaliser: Normaliser
     (arXiv 1912.09729, eq. 5) the min is replaced, where A < 0, by max(min(…), c·A).
 
     Returns:
-        The scalar loss of this micro-batch, whose sum over micro-batches (and mean over ranks) is the loss of the
-        update; and its metrics, which add up likewise.
+        The scalar loss of this micro-batch, whose sum over micro-batches and ranks is the loss of the update (an
+        engine that averages gradients over ranks must undo that); and its metrics, which add up likewise.
 
     Raises:
         ValueError: β > 0 without reference log-probabilities, or shapes that differ.
@@ -142,7 +140,7 @@ def grpo_loss(inputs: LossInputs, settings: LossSettings, normaliser: Normaliser
         (ratio > 1 + settings.clip_high) & (advantages > 0)
     )
     metrics = LossMetrics.measure(mask, ratio.detach(), is_clipped, kl, inputs.entropy, gap, settings.importance_cap)
-    return loss * normaliser.ranks, metrics
+    return loss, metrics
 
 
 def importance_ratio(log_ratio: Tensor, mask: Tensor, kind: RatioKind) -> Tensor:

@@ -1,13 +1,10 @@
-"""Dynamic sampling, overlong shaping and the dealing of groups to ranks."""
+"""Dynamic sampling and overlong shaping."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from boxmed_ray.grpo.batching import plan
 from boxmed_ray.grpo.sampling import informative, overlong_penalty, refill_count
 
 
@@ -27,22 +24,3 @@ def test_overlong_penalty_falls_linearly_to_minus_one() -> None:
     assert [overlong_penalty(n, limit=100, buffer=20) for n in (1, 80, 85, 90, 100, 120)] == [0, 0, -0.25, -0.5, -1, -1]
     with pytest.raises(ValueError, match="buffer"):
         overlong_penalty(1, limit=10, buffer=11)
-
-
-@given(
-    st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 2000), st.integers(1, 9)
-)
-def test_every_group_counts_once_and_ranks_have_equally_many_micro_batches(
-    costs: list[int], ranks: int, budget: int, max_groups: int
-) -> None:
-    shares = plan(costs, ranks, budget, max_groups)
-    assert len(shares) == ranks
-    assert len({len(share) for share in shares}) == 1
-    counted = sorted(index for share in shares for micro in share if micro.counts for index in micro.groups)
-    assert counted == list(range(len(costs)))
-    for share in shares:
-        for micro in share:
-            assert 1 <= len(micro.groups) <= max_groups
-            assert len(micro.groups) == 1 or sum(costs[i] for i in micro.groups) <= budget
-    loads = [sum(costs[i] for micro in share if micro.counts for i in micro.groups) for share in shares]
-    assert max(loads) - min(loads) <= max(costs)
