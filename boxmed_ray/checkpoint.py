@@ -110,7 +110,7 @@ class CheckpointStore:
                 reasons.append(str(error))
         if reasons:
             raise CheckpointError(
-                f"no usable checkpoint in {self.folder}: {'; '.join(reasons)}. Remove the folder to start the stage over"
+                f"no usable checkpoint in {self.folder}: {'; '.join(reasons)}. Remove the folder to start over"
             )
         return None
 

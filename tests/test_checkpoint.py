@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 def test_when_all_are_damaged_nothing_starts_over_in_silence(store: CheckpointStore) -> None:
     folder = store.save(1, {}, write("x")).folder
     (folder / "weights.bin").write_text("y")
-    with pytest.raises(CheckpointError, match="no usable checkpoint.*step-00000001"):
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint.*step-00000001"):
         store.latest()
 
 

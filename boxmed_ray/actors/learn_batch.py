@@ -99,16 +99,17 @@ def split(groups: Sequence[LearnGroup], ranks: int, micro_groups: int) -> list[L
 
 def _light(scored: ScoredGroup, advantages: NDArray[np.float32]) -> LearnGroup:
     prompt = scored.group.prompt
-    kept = [(rollout, a) for rollout, a in zip(scored.group.rollouts, advantages, strict=True) if len(rollout.token_ids)]
+    pairs = zip(scored.group.rollouts, advantages, strict=True)
+    kept = [(rollout, advantage) for rollout, advantage in pairs if len(rollout.token_ids)]
     return LearnGroup(
         id=prompt.id,
         image=prompt.image,
         task=prompt.task,
         phrase=prompt.phrase,
         lengths=np.array([len(rollout.token_ids) for rollout, _ in kept], dtype=np.int64),
-        token_ids=np.concatenate([rollout.token_ids for rollout, _ in kept] or [np.zeros(0)]).astype(np.int64),
-        logprobs=np.concatenate([rollout.logprobs for rollout, _ in kept] or [np.zeros(0)]).astype(np.float32),
-        advantages=np.array([a for _, a in kept], dtype=np.float32),
+        token_ids=np.concatenate([np.zeros(0, np.int64), *(rollout.token_ids for rollout, _ in kept)]),
+        logprobs=np.concatenate([np.zeros(0, np.float32), *(rollout.logprobs for rollout, _ in kept)]),
+        advantages=np.array([advantage for _, advantage in kept], dtype=np.float32),
     )
 
 

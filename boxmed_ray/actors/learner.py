@@ -21,18 +21,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup
-from boxmed_ray.checkpoint import CheckpointStore, restore_rng, rng_state
+from boxmed_ray.actors.micro_batch import MicroBatch, stack
+from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss
 from boxmed_ray.grpo.metrics import LossMetrics
 from boxmed_ray.model import policy
 from boxmed_ray.model.collate import GroupEncoder
 from boxmed_ray.model.engine import Engine
-from boxmed_ray.model.engine_state import full_state_dict, load_engine, save_engine
-from boxmed_ray.model.shared_prefix import GroupInputs, ResponsePolicy, response_logprobs
+from boxmed_ray.model.engine_state import full_state_dict, resume, write_checkpoint
+from boxmed_ray.model.shared_prefix import ResponsePolicy, response_logprobs
 
 
 class LearnerRank:
@@ -74,7 +74,7 @@ class LearnerRank:
         model = policy.load_policy(self._folder, dtype)
         self._model = model.train()
         self._processor = policy.load_processor(self._folder)
-        self._banned = policy.vision_token_ids(self._processor.tokenizer)  # type: ignore[attr-defined]
+        self._banned = policy.vision_token_ids(self._processor.tokenizer)
         self._encoder = GroupEncoder(self._processor, self._config.data.image_size)
         total = settings.steps * settings.inner_epochs
         self._engine = Engine(ResponsePolicy(model), settings, total, bfloat16=bfloat16)
@@ -188,15 +188,7 @@ class LearnerRank:
 
         ``state`` is the driver's: data position, reward statistics.
         """
-        states: list[dict[str, Tensor] | None] = [None] * self.world_size
-        dist.all_gather_object(states, rng_state())
-        extra = {f"{rank}/{key}": value for rank, part in enumerate(states) for key, value in (part or {}).items()}
-        if self.rank == 0:
-            state = {**state, "weight_version": self.weight_version}
-            CheckpointStore(folder).save(step, state, lambda inside: save_engine(self._engine, inside, extra))
-        else:
-            save_engine(self._engine, Path(os.devnull))
-        dist.barrier()
+        write_checkpoint(self._engine, CheckpointStore(folder), step, {**state, "weight_version": self.weight_version})
 
     def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
         """Go back to the newest whole checkpoint of the store at ``folder``; its step and state, or None.
@@ -204,14 +196,8 @@ class LearnerRank:
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
-        found = CheckpointStore(folder).latest()
-        if found is None:
-            return None
-        extra = load_engine(self._engine, found.folder)
-        mine = {k.removeprefix(f"{self.rank}/"): v for k, v in extra.items() if k.startswith(f"{self.rank}/")}
-        if mine:  # another number of ranks: there is no generator of this one to restore
-            restore_rng(mine)
-        return found.step, found.state
+        found = resume(self._engine, CheckpointStore(folder))
+        return None if found is None else (found.step, found.state)
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that transformers and vLLM load, beside and renamed; all ranks call it."""
@@ -229,28 +215,28 @@ class LearnerRank:
         if self._pusher is not None:
             self._pusher.shutdown()
 
-    def _encode(self, groups: list[LearnGroup]) -> _Micro:
+    def _encode(self, groups: list[LearnGroup]) -> MicroBatch:
         inputs = []
         for group in groups:
             ids = torch.from_numpy(group.token_ids.copy()).split(group.lengths.tolist())
             inputs.append(self._encoder.group(Path(group.image), group.task, group.phrase, ids))
-        return _Micro(groups, inputs, self._engine.device)
+        return MicroBatch(groups, inputs, self._engine.device)
 
     def _options(self) -> dict[str, Any]:
         settings = self._settings
         return {"mode": settings.shared_prompt, "banned_ids": self._banned, "temperature": settings.temperature}
 
-    def _reference_logprobs(self, micro: _Micro) -> Tensor | None:
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor | None:
         if self._reference is None or micro.filler:
             return None
         with torch.no_grad():
-            return _stack(response_logprobs(self._reference, micro.inputs, **self._options()).logprobs)
+            return stack(response_logprobs(self._reference, micro.inputs, **self._options()).logprobs)
 
-    def _accumulate(self, micro: _Micro, normaliser: Normaliser) -> tuple[Tensor, LossMetrics]:
+    def _accumulate(self, micro: MicroBatch, normaliser: Normaliser) -> tuple[Tensor, LossMetrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its metrics."""
         with self._timed("forward"):
             out = self._engine(micro.inputs, with_entropy=True, **self._options())
-            logprobs, mask, entropy = _stack(out.logprobs), _stack(out.mask), _stack(out.entropy)
+            logprobs, mask, entropy = stack(out.logprobs), stack(out.mask), stack(out.entropy)
             if micro.filler:
                 loss, metrics = logprobs.masked_fill(~mask, 0.0).sum() * 0.0, LossMetrics.empty()
             else:
@@ -279,36 +265,3 @@ class LearnerRank:
         begin = time.perf_counter()
         yield
         self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - begin
-
-
-class _Micro:
-    """A micro-batch on this rank: [B, R] tensors over its B responses, right-padded.
-
-    ``old`` and ``reference`` are filled while the batch is learned; ``bad`` names prompts with a
-    non-finite loss.
-    """
-
-    def __init__(self, groups: list[LearnGroup], inputs: list[GroupInputs], device: torch.device) -> None:
-        self.inputs = inputs
-        self.filler = groups[0].filler
-        self.ids = [group.id for group in groups for _ in group.lengths]
-        rows = [row for g in groups for row in torch.from_numpy(g.logprobs.copy()).split(g.lengths.tolist())]
-        self.sampled = pad_sequence(rows, batch_first=True).to(device)
-        self.advantages = torch.cat([torch.from_numpy(group.advantages.copy()) for group in groups]).to(device)
-        self.old: Tensor | None = None
-        self.reference: Tensor | None = None
-        self.bad: list[str] = []
-
-    def blame(self, logprobs: Tensor, mask: Tensor) -> list[str]:
-        """Ids of the prompts with a non-finite number among their log-probabilities or advantages."""
-        parts = [logprobs, self.sampled] + ([] if self.reference is None else [self.reference])
-        fine = torch.isfinite(self.advantages)
-        for part in parts:
-            fine &= torch.isfinite(part.detach().masked_fill(~mask, 0.0)).all(1)
-        return list(dict.fromkeys(identity for identity, good in zip(self.ids, fine.tolist(), strict=True) if not good))
-
-
-def _stack(groups: list[Tensor]) -> Tensor:
-    """Per group [N, R_g] → [ΣN, R], padded on the right."""
-    width = max(group.shape[1] for group in groups)
-    return torch.cat([torch.nn.functional.pad(group, (0, width - group.shape[1])) for group in groups])

@@ -113,7 +113,9 @@ class LearnerGroup:
         bad = [identity for result in results for identity in result["bad_samples"]]
         merged = {**results[0], "seconds": seconds, "bad_samples": bad, "split_s": split_s}
         if merged["updated"] < 1:
-            log.error("update skipped: gradient or loss not finite; prompts: %s", ", ".join(bad) or "none by their loss")
+            log.error(
+                "update skipped, loss or gradient not finite; prompts: %s", ", ".join(bad) or "none by their loss"
+            )
         return merged
 
     def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+# DeepSpeed chooses its accelerator when it is imported.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
-import deepspeed  # noqa: E402  (the accelerator is chosen when it is imported)
+import deepspeed
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -31,17 +32,34 @@ class OptimizerSettings(Protocol):
     """What SupervisedConfig and SVRConfig have in common."""
 
     @property
-    def lr(self) -> float: ...
+    def lr(self) -> float:
+        """Peak learning rate."""
+        ...
+
     @property
-    def warmup_steps(self) -> int: ...
+    def warmup_steps(self) -> int:
+        """Updates of linear warm-up."""
+        ...
+
     @property
-    def min_lr_ratio(self) -> float: ...
+    def min_lr_ratio(self) -> float:
+        """End of the cosine, relative to the peak."""
+        ...
+
     @property
-    def weight_decay(self) -> float: ...
+    def weight_decay(self) -> float:
+        """AdamW."""
+        ...
+
     @property
-    def grad_clip(self) -> float: ...
+    def grad_clip(self) -> float:
+        """Gradient norm above which gradients are scaled down."""
+        ...
+
     @property
-    def zero_stage(self) -> int: ...
+    def zero_stage(self) -> int:
+        """DeepSpeed ZeRO stage, 0–3."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ class _GuardedAdamW(torch.optim.AdamW):
         self._clip = clip
         self.norm = 0.0
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         params = [p for group in self.param_groups for p in group["params"]]
         self.norm = float(nn.utils.clip_grad_norm_(params, self._clip))
         return super().step(closure) if math.isfinite(self.norm) else None

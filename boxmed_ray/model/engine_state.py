@@ -1,7 +1,8 @@
 """The state of an Engine by parameter name, whatever the ZeRO stage and the number of ranks.
 
-What lives here: whole parameters and AdamW moments, gathered from ranks and put back. What does not:
-files other than the one tensor file (checkpoint.py), pushing weights to vLLM (actors/weights.py).
+What lives here: whole parameters, AdamW moments and random generators, gathered from ranks, put into a
+checkpoint and taken out again. What does not: folders, digests, which checkpoint is whole
+(checkpoint.py); pushing weights to vLLM (actors/weights.py).
 
 A checkpoint holds whole float32 tensors under parameter names, never a rank's shard: a run resumes
 with another number of ranks or another stage. Every function here is called by all ranks together.
@@ -16,11 +17,18 @@ from typing import Any, Final
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_fp32_param
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from boxmed_ray.checkpoint import Checkpoint, CheckpointStore, restore_rng, rng_state
 from boxmed_ray.model.engine import Engine
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -45,36 +53,56 @@ def full_state_dict(module: nn.Module, rank: int) -> dict[str, torch.Tensor]:
     return copies
 
 
-def save_engine(engine: Engine, folder: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
-    """Write trainable parameters (float32) and AdamW's state; rank 0 writes, all gather.
+def write_checkpoint(engine: Engine, store: CheckpointStore, step: int, state: dict[str, Any]) -> None:
+    """Checkpoint the engine and every rank's random generators with ``state``; rank 0 writes."""
+    generators: list[dict[str, torch.Tensor] | None] = [None] * engine.world_size
+    dist.all_gather_object(generators, rng_state())
+    tensors = _gather(engine)
+    if engine.rank == 0:
+        for rank, generator in enumerate(generators):
+            tensors |= {f"rng/{rank}/{key}": value.contiguous() for key, value in (generator or {}).items()}
+        store.save(step, state, lambda folder: save_file(tensors, folder / _FILE))
+    dist.barrier()
 
-    ``extra`` are more tensors for the same file, read back by ``load_engine``.
+
+def resume(engine: Engine, store: CheckpointStore) -> Checkpoint | None:
+    """Bring the engine to the newest whole checkpoint; None where there is none.
+
+    A rank that had no part in writing it (more ranks than then) keeps its own random generators.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+        KeyError: the checkpoint is of another model.
     """
+    found = store.latest()
+    if found is None:
+        return None
+    generator = _put_back(engine, found.folder)
+    if generator:
+        restore_rng(generator)
+    return found
+
+
+def _gather(engine: Engine) -> dict[str, torch.Tensor]:
+    """Trainable parameters and moments in float32 on rank 0; nothing on the others, which take part."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in _trainable(engine):
         for kind in ("param", *MOMENTS) if engine.updates else ("param",):
             value = _get(engine, parameter, kind)
             if engine.rank == 0:
                 tensors[f"{kind}/{name}"] = value.detach().float().cpu().clone().contiguous()
-    if engine.rank == 0:
-        tensors["updates"] = torch.tensor(engine.updates)
-        tensors.update({f"extra/{key}": value.contiguous() for key, value in (extra or {}).items()})
-        save_file(tensors, folder / _FILE)
+    tensors["updates"] = torch.tensor(engine.updates)
+    return tensors
 
 
-def load_engine(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
-    """Put back what ``save_engine`` wrote; returns the extra tensors.
-
-    Raises:
-        KeyError: the checkpoint is of another model.
-    """
+def _put_back(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
+    """Undo ``_gather``; returns the stored generators of this rank."""
     with safe_open(folder / _FILE, framework="pt") as file:
         names = set(file.keys())
         wanted = {f"param/{name}" for name, _ in _trainable(engine)}
         stored = {name for name in names if name.startswith("param/")}
         if wanted != stored:
-            difference = sorted(wanted ^ stored)
-            raise KeyError(f"{folder}: is of another model; parameters differ, such as {difference[0]}")
+            raise KeyError(f"{folder}: is of another model; parameters differ, such as {min(wanted ^ stored)}")
         updates = int(file.get_tensor("updates"))
         if updates:
             _prime_moments(engine, updates)
@@ -83,7 +111,8 @@ def load_engine(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
             for moment in MOMENTS if updates else ():
                 _set_moment(engine, parameter, file.get_tensor(f"{moment}/{name}"), moment)
         engine.updates = updates
-        return {key.removeprefix("extra/"): file.get_tensor(key) for key in names if key.startswith("extra/")}
+        mine = f"rng/{engine.rank}/"
+        return {key.removeprefix(mine): file.get_tensor(key) for key in names if key.startswith(mine)}
 
 
 def _trainable(engine: Engine) -> list[tuple[str, nn.Parameter]]:
@@ -123,7 +152,7 @@ def _set_moment(engine: Engine, parameter: nn.Parameter, value: torch.Tensor, ki
     elif engine.stage == 3:
         _set_local(engine, parameter, value, kind)
     else:
-        parameter.set_full_hp_param(value, kind)  # type: ignore[operator]  (DeepSpeed adds the method)
+        safe_set_full_optimizer_state(parameter, value, kind)
 
 
 def _set_local(engine: Engine, parameter: nn.Parameter, value: torch.Tensor, kind: str | None) -> None:

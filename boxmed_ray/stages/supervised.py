@@ -22,9 +22,9 @@ from typing import Any
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
-from boxmed_ray.config import RunConfig  # noqa: E402
-from boxmed_ray.data.examples import Example  # noqa: E402
-from boxmed_ray.stages.train_loop import CHECKPOINTS, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop  # noqa: E402
+from boxmed_ray.config import RunConfig
+from boxmed_ray.data.examples import Example
+from boxmed_ray.stages.train_loop import CHECKPOINTS, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
 
 log = logging.getLogger(__name__)
 

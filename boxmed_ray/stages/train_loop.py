@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from boxmed_ray.checkpoint import CheckpointStore, restore_rng, rng_state
+from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import AdapterConfig, RunConfig, SupervisedConfig
 from boxmed_ray.data.prompts import Task
 
@@ -141,7 +141,8 @@ class Worker:
         mine = share_of(batch, lengths, self.rank, self.engine.world_size)  # type: ignore[arg-type]
         groups = [self._encode(rows[i]) for i in mine]
         # Known before the forward pass, so that every rank divides by the tokens of the whole batch.
-        counts = torch.tensor([sum(len(r) for g in groups for r in g.responses), len(groups), self._wants_stop()])
+        tokens = sum(len(response) for group in groups for response in group.responses)
+        counts = torch.tensor([tokens, len(groups), self._wants_stop()], device=self.engine.device)
         dist.all_reduce(counts)
         out = self.engine(groups)
         loss = -sum(logprobs.sum() for logprobs in out.logprobs) / int(counts[0])
@@ -172,29 +173,16 @@ class Worker:
             file.write(json.dumps(line) + "\n")
 
     def _resume(self) -> int:
-        from boxmed_ray.model.engine_state import load_engine
+        from boxmed_ray.model.engine_state import resume
 
-        found = self.store.latest()
-        if found is None:
-            return 0
-        extra = load_engine(self.engine, found.folder)
-        mine = {k.removeprefix(f"{self.rank}/"): v for k, v in extra.items() if k.startswith(f"{self.rank}/")}
-        if mine:
-            restore_rng(mine)
-        return found.step
+        found = resume(self.engine, self.store)
+        return 0 if found is None else found.step
 
     def _checkpoint(self) -> None:
-        from boxmed_ray.model.engine_state import save_engine
+        from boxmed_ray.model.engine_state import write_checkpoint
 
-        states: list[dict[str, torch.Tensor] | None] = [None] * self.engine.world_size
-        dist.all_gather_object(states, rng_state())
-        extra = {f"{rank}/{k}": v for rank, state in enumerate(states) for k, v in (state or {}).items()}
-        if self.rank == 0:
-            position = {"kind": self.job.kind, "step": self.step, "examples": self.step * self.job.settings.batch_size}
-            self.store.save(self.step, position, lambda folder: save_engine(self.engine, folder, extra))
-        else:
-            save_engine(self.engine, Path(os.devnull))
-        dist.barrier()
+        position = {"kind": self.job.kind, "step": self.step, "examples": self.step * self.job.settings.batch_size}
+        write_checkpoint(self.engine, self.store, self.step, position)
 
     def _finish(self) -> None:
         """Write the trained weights beside and rename them into place; digest the frozen backbone again."""
