@@ -1,0 +1,85 @@
+"""Phases over several workers: all at once, timed, and a bad worker costs only itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from boxmed_ray.actors.weight_fleet import LocalClient, Phase, PushError, WorkerFleet
+
+
+class Worker:
+    """Does ``act`` in every phase and remembers the phases."""
+
+    def __init__(self, act: Callable[[str], None] = lambda phase: None) -> None:
+        self.phases: list[str] = []
+        self._act = act
+
+    def weight_phase(self, phase: str, payload: Any) -> None:
+        self.phases.append(phase)
+        self._act(phase)
+
+
+def test_a_phase_runs_on_all_workers_at_once() -> None:
+    together = threading.Barrier(3, timeout=10)
+    workers = [Worker(lambda phase: together.wait() and None) for _ in range(3)]
+    fleet = WorkerFleet([LocalClient(worker, str(i)) for i, worker in enumerate(workers)], timeout_s=10)
+    fleet.begin(1)
+    fleet.run(Phase.PAUSE)  # a barrier of three opens only if all three are inside
+    assert fleet.end().workers == ["0", "1", "2"]
+
+
+def test_a_late_worker_is_named_with_its_phase_and_the_timeout_holds_for_all_together() -> None:
+    release = threading.Event()
+    late = [Worker(lambda phase: release.wait(20) and None if phase == "update" else None) for _ in range(2)]
+    good = Worker()
+    clients = [LocalClient(late[0], "w0"), LocalClient(good, "w1"), LocalClient(late[1], "w2")]
+    fleet = WorkerFleet(clients, timeout_s=0.5)
+    fleet.begin(4)
+    started = time.monotonic()
+    for phase in (Phase.START, Phase.UPDATE, Phase.FINISH):
+        fleet.run(phase)
+    took = time.monotonic() - started
+    release.set()
+    with pytest.raises(PushError, match=r"version 4 failed: w0 in phase update: no answer within 0.5 s; w2") as caught:
+        fleet.end()
+    assert took < 5
+    assert caught.value.report.workers == ["w1"]
+    assert good.phases == ["start", "update", "finish"]
+    assert late[0].phases == ["start", "update"]
+
+
+def test_a_worker_that_raises_falls_out_with_its_own_words() -> None:
+    def fail(phase: str) -> None:
+        raise ValueError("the moon is in the way\nsecond line")
+
+    fleet = WorkerFleet([LocalClient(Worker(fail), "bad")], timeout_s=5)
+    fleet.begin(2)
+    fleet.run(Phase.START)
+    with pytest.raises(PushError, match=r"bad in phase start: ValueError: the moon is in the way$"):
+        fleet.end()
+
+
+def test_a_worker_that_cannot_even_be_called_falls_out() -> None:
+    class Dead:
+        name = "dead"
+
+        def submit(self, phase: Phase, payload: Any) -> Any:
+            raise ConnectionError("gone")
+
+    good = Worker()
+    fleet = WorkerFleet([Dead(), LocalClient(good, "good")], timeout_s=5)  # type: ignore[list-item]
+    fleet.begin(3)
+    fleet.run(Phase.PAUSE)
+    with pytest.raises(PushError, match="dead in phase pause: ConnectionError: gone"):
+        fleet.end()
+    assert good.phases == ["pause"]
+
+
+def test_a_timeout_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="timeout_s = 0"):
+        WorkerFleet([], timeout_s=0)
