@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from traceback import format_tb
 from typing import Any, Protocol
 
 import pydantic
@@ -216,13 +215,6 @@ def _tell_problems(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return answer(request, 400, "the client closed the connection before the body was complete")
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        # Where it happened, never the message: libraries put parts of the input into it.
-        where = "".join(format_tb(error.__traceback__))
-        log.error("failed id=%s with %s at:\n%s", request.state.request_id, type(error).__name__, where)
-        return answer(request, 500, "the server failed to answer; the fault is not in the request")
 
 
 def _problem_schema(description: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The service on Ray Serve: one replica, one engine, and the process that starts and stops them.
+"""`boxmed serve`: check the run and the port, start Ray Serve, wait, and leave nothing behind.
 
-What lives here: the deployment, and ``run`` behind `boxmed serve`. What does not: routes (api.py), the
-engine (engine.py).
+What lives here: the life of the service on this machine. What does not: what a replica is (deployment.py).
+Ray is imported after the checks, so that a wrong folder or a taken port is told within a second.
 """
 
 from __future__ import annotations
@@ -16,58 +16,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from ray import serve
 
 from boxmed_ray.config import ConfigError
 from boxmed_ray.ray_local import inside_cluster, ray_session
-from serve.api import build_app
 from serve.artifacts import Artifacts, load_artifacts
-from serve.engine import ServingEngine
-from serve.grounded import GroundedReport, Reporter
-from serve.images import Radiograph, silence_decoders
-from serve.schemas import ModelInfo
 from serve.security import Limits, is_loopback
+
+_APPLICATION = "boxmed"
 
 _LAST_RESORT_S = 180.0
 """Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
-
-
-@serve.ingress()
-class ReportService:
-    """One replica: an engine and the application over it. Built when its engine is loaded, never before."""
-
-    def __init__(self, artifacts: Artifacts, limits: Limits) -> None:
-        silence_decoders()
-        logging.getLogger("boxmed.serve").setLevel(logging.INFO)
-        self._limits = limits
-        self.side = artifacts.config.data.image_size
-        self._engine = ServingEngine(artifacts)
-        self._reporter = Reporter(self._engine, artifacts.config, limits.sentences)
-        self.model = ModelInfo(
-            name=artifacts.config.name,
-            backbone_version=artifacts.backbone_version,
-            adapter=self._engine.adapter_name,
-            adapter_version=artifacts.adapter_version,
-            weight_version=artifacts.weight_version,
-        )
-
-    def __serve_build_asgi_app__(self) -> Any:
-        """Called by Ray Serve after the constructor."""
-        return build_app(self, self._limits)
-
-    def check(self) -> None:
-        """Raise where the engine is dead."""
-        self._engine.check()
-
-    def check_health(self) -> None:
-        """Called by Ray Serve; raising makes it replace this replica."""
-        self._engine.check()
-
-    async def report(self, radiograph: Radiograph) -> GroundedReport:
-        """Write and ground a report."""
-        return await self._reporter.write(radiograph.seen, radiograph.width, radiograph.height)
 
 
 def run(run_folder: Path, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
@@ -92,36 +50,37 @@ def run(run_folder: Path, host: str = "127.0.0.1", port: int = 8000, limits: Lim
 def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: threading.Event) -> None:
     name = artifacts.config.name
     print(f"starting {name}: Ray, then the engine", file=sys.stderr, flush=True)
-    with ray_session(num_cpus=None if inside_cluster() else 2):
+    from ray import serve
+
+    from serve.deployment import QUIET_LOGS, application
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with ray_session(num_cpus=artifacts.config.resources.threads):
         try:
-            serve.start(http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S})
+            serve.start(
+                http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
+                logging_config=QUIET_LOGS,
+            )
             try:
-                serve.run(_application(artifacts, limits), name=name, route_prefix="/")
+                serve.run(application(artifacts, limits), name=_APPLICATION, route_prefix="/")
             except RuntimeError as error:
                 raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
             _announce(name, host, port)
             stopped.wait()
         finally:
-            serve.shutdown()
+            _stop_serve()
 
 
-def _application(artifacts: Artifacts, limits: Limits) -> Any:
-    resources = artifacts.config.resources
-    deployment = serve.deployment(ReportService).options(
-        name="reports",
-        num_replicas=1,
-        # Above our own limit: then the excess gets our answer (503 with Retry-After), not a place in a queue.
-        max_ongoing_requests=limits.waiting + 16,
-        max_queued_requests=limits.waiting,
-        max_constructor_retry_count=1,  # an engine that does not load will not load the second time
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=30,
-        ray_actor_options={
-            "num_cpus": resources.threads,
-            "num_gpus": resources.gpus_per_rollout,
-        },
-    )
-    return deployment.bind(artifacts, limits)
+def _stop_serve() -> None:
+    """Let requests in flight finish, then take the service down; on a cluster leave what is others'."""
+    from ray import serve
+
+    if inside_cluster():
+        serve.delete(_APPLICATION)
+        return
+    # Serve kills its controller in the middle of a call to it, which Ray would report as an error.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    serve.shutdown()
 
 
 def _announce(name: str, host: str, port: int) -> None:

@@ -60,7 +60,8 @@ def load_artifacts(run_folder: Path) -> Artifacts:
             f"finish it with `boxmed train --resume {folder.name}`"
         )
     return Artifacts(
-        config=config,
+        # The folder may have been moved or renamed since: its name is what the user knows the run by.
+        config=config.model_copy(update={"name": folder.name}),
         backbone=backbone,
         backbone_version=_digest(weights),
         adapter=adapter,

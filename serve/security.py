@@ -7,14 +7,19 @@ that stops large bodies before they are in memory. What does not: reading pixels
 from __future__ import annotations
 
 import http
+import ipaddress
+import logging
 import uuid
 from dataclasses import dataclass
+from traceback import format_tb
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.schemas import MEDIA_PROBLEM, Problem
+
+log = logging.getLogger("boxmed.serve")
 
 MIB = 1024 * 1024
 
@@ -64,11 +69,14 @@ def problem_response(
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach ``host``."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class RequestGuard:
-    """ASGI middleware: gives each request an id and refuses bodies above the limit.
+    """ASGI middleware: gives each request an id, refuses bodies above the limit, and answers for what fails.
 
     A declared length is refused at once, an undeclared one as soon as it is exceeded, so that no more
     than the limit is ever held.
@@ -101,10 +109,25 @@ class RequestGuard:
                     raise _BodyTooLargeError
             return message
 
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         try:
-            await self._app(scope, counted_receive, send)
+            await self._app(scope, counted_receive, watched_send)
         except _BodyTooLargeError:  # raised while the body was read, so before any answer began
             await self._too_large(request_id)(scope, receive, send)
+        except Exception as error:
+            # Where it happened, never the message: libraries put parts of the input into it. Passed on, it would
+            # be written to Serve's log as it is.
+            where = "".join(format_tb(error.__traceback__))
+            log.error("failed id=%s with %s at:\n%s", request_id, type(error).__name__, where)
+            if not started:
+                detail = "the server failed to answer; the fault is not in the request"
+                await problem_response(500, detail, request_id)(scope, receive, send)
 
     def _too_large(self, request_id: str) -> JSONResponse:
         detail = f"the request body exceeds {self._body_bytes / MIB:g} MiB; send a smaller image"

@@ -1,0 +1,261 @@
+"""Refusals and limits, with a service that says whether it was asked. Real answers: tests/integration."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.api import build_app
+from serve.grounded import EngineDeadError, GroundedReport
+from serve.images import Radiograph
+from serve.schemas import ModelInfo, Problem
+from serve.security import MIB, Limits
+from tests.serve import hostile
+
+LIMITS = Limits(body_bytes=MIB, pixels=1_000_000, waiting=2, read_s=0.3, answer_s=0.3)
+PNG = hostile.encoded(hostile.grey())
+MODEL = ModelInfo(name="n", backbone_version="b", adapter="a", adapter_version="v", weight_version=3)
+
+
+class Slow:
+    """Answers nothing within any time that matters; counts who asks and who gives up."""
+
+    side = 56
+    model = MODEL
+
+    def __init__(self) -> None:
+        self.asked = self.cancelled = 0
+
+    def check(self) -> None:
+        pass
+
+    async def report(self, radiograph: Radiograph) -> GroundedReport:
+        self.asked += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        raise AssertionError("a test waited a minute")
+
+
+class Dead(Slow):
+    """An engine that has failed."""
+
+    def check(self) -> None:
+        raise EngineDeadError("the engine has stopped (SomeError)")
+
+    async def report(self, radiograph: Radiograph) -> GroundedReport:
+        self.check()
+        raise AssertionError
+
+
+class Broken(Slow):
+    """A fault of ours, whose message quotes the patient."""
+
+    async def report(self, radiograph: Radiograph) -> GroundedReport:
+        raise RuntimeError(hostile.PATIENT)
+
+
+@pytest.fixture
+def service() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def client(service: Slow) -> Iterator[TestClient]:
+    with TestClient(build_app(service, LIMITS)) as client:
+        yield client
+
+
+def problem(response: Any) -> Problem:
+    assert response.headers["content-type"] == "application/problem+json"
+    told = Problem.model_validate(response.json())
+    assert told.status == response.status_code
+    assert told.instance is not None
+    assert told.instance.startswith("urn:uuid:")
+    return told
+
+
+def multipart(data: bytes, kind: str = "image/png", field: str = "image") -> dict[str, Any]:
+    return {"files": {field: ("x", data, kind)}}
+
+
+def as_json(value: object) -> dict[str, Any]:
+    return {"content": json.dumps(value), "headers": {"content-type": "application/json"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "words"),
+    [
+        ({}, 415, "content type"),
+        ({"content": PNG, "headers": {"content-type": "image/png"}}, 415, "multipart/form-data"),
+        ({"content": "image=x", "headers": {"content-type": "application/x-www-form-urlencoded"}}, 415, "multipart"),
+        (
+            {"content": PNG, "headers": {"content-type": "application/json", "content-encoding": "gzip"}},
+            415,
+            "Encoding",
+        ),
+        (multipart(PNG, "image/gif"), 415, "kind of file"),
+        (multipart(PNG, "text/html"), 415, "kind of file"),
+        (multipart(PNG, field="picture"), 422, "field image is missing"),
+        ({"files": [("image", ("a", PNG)), ("image", ("b", PNG))]}, 422, "one image"),
+        ({"files": {"image": ("a", PNG)}, "data": {"url": "http://x"}}, 422, "one field"),
+        ({"files": {"image": (None, "/etc/passwd")}}, 422, "Paths and URLs"),
+        ({"files": {"image": (None, "http://x/y.png")}}, 422, "Paths and URLs"),
+        (multipart(b""), 422, "empty"),
+        (multipart(b"not an image"), 422, "cannot be read"),
+        (multipart(PNG[:-20]), 422, "truncated"),
+        (multipart(hostile.bomb(50_000, 50_000)), 413, "pixels"),
+        (multipart(hostile.dicom(np.zeros((2000, 1000))), "application/dicom"), 413, "body|pixels"),
+        ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}, 422, "multipart"),
+        ({"content": b"zzz", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 422, "multipart"),
+        ({"content": "{", "headers": {"content-type": "application/json"}}, 422, "not valid JSON"),
+        ({"content": "[" * 100_000, "headers": {"content-type": "application/json"}}, 422, "not valid JSON"),
+        (as_json([]), 422, "body"),
+        (as_json({}), 422, "image"),
+        (as_json({"image": 7}), 422, "string"),
+        (as_json({"image": ""}), 422, "image"),
+        (as_json({"image": "http://x/y.png"}), 422, "URLs"),
+        (as_json({"image": "/etc/passwd"}), 422, "paths"),
+        (as_json({"image": base64.b64encode(PNG).decode(), "url": "http://x"}), 422, "key other than image"),
+        (as_json({"image": base64.b64encode(b"nothing").decode()}), 422, "cannot be read"),
+    ],
+)
+def test_bad_input_is_refused_before_the_engine_is_asked(
+    client: TestClient, service: Slow, request_: dict[str, Any], status: int, words: str
+) -> None:
+    told = problem(client.post("/v1/reports", **request_))
+    assert told.status == status
+    assert any(word in told.detail for word in words.split("|")), told.detail
+    assert service.asked == 0
+
+
+def test_what_a_client_sends_is_in_no_refusal(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = hostile.PATIENT
+    for request in (
+        {"files": {"image": (f"{name}.png", name.encode(), "image/png")}},
+        {"files": {name: (name, PNG, name)}},
+        as_json({"image": name}),
+        as_json({name: name}),
+        {"content": name, "headers": {"content-type": f"text/{name}", "x-request-id": name}},
+    ):
+        response = client.post("/v1/reports", **request)  # type: ignore[arg-type]
+        assert problem(response).status in {415, 422}
+        assert name not in response.text
+    assert name not in caplog.text
+
+
+def test_a_declared_body_above_the_limit_is_refused_unread(client: TestClient) -> None:
+    told = problem(client.post("/v1/reports", **multipart(bytes(MIB + 1))))
+    assert (told.status, "1 MiB" in told.detail) == (413, True)
+
+
+def test_an_undeclared_body_above_the_limit_is_refused_on_the_way(client: TestClient) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        while sent < 64:
+            sent += 1
+            yield bytes(MIB // 4)
+
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    assert problem(client.post("/v1/reports", content=endless(), headers=kind)).status == 413
+
+
+def test_other_addresses_and_methods_answer_as_problems(client: TestClient) -> None:
+    assert problem(client.get("/nowhere")).status == 404
+    assert problem(client.get("/v1/reports")).status == 405
+    assert problem(client.post("/healthz")).status == 405
+
+
+def test_health_says_what_answers(client: TestClient) -> None:
+    response = client.get("/healthz")
+    assert (response.status_code, response.json()) == (200, {"status": "ready", "model": MODEL.model_dump()})
+
+
+def test_a_dead_engine_is_told_with_a_time_to_come_back() -> None:
+    with TestClient(build_app(Dead(), LIMITS)) as client:
+        for response in (client.get("/healthz"), client.post("/v1/reports", **multipart(PNG))):
+            assert problem(response).status == 503
+            assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_fault_of_ours_tells_and_logs_no_content(caplog: pytest.LogCaptureFixture) -> None:
+    with TestClient(build_app(Broken(), LIMITS)) as client:
+        response = client.post("/v1/reports", **multipart(PNG))
+    assert problem(response).status == 500
+    assert hostile.PATIENT not in response.text + caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_report_that_takes_too_long_is_given_up(client: TestClient, service: Slow) -> None:
+    response = client.post("/v1/reports", **multipart(PNG))
+    assert problem(response).status == 503
+    assert "retry-after" in response.headers
+    assert (service.asked, service.cancelled) == (1, 1)
+
+
+def test_more_requests_than_may_wait_are_sent_away(service: Slow) -> None:
+    async def flood() -> list[int]:
+        transport = httpx.ASGITransport(build_app(service, LIMITS))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            requests = [client.post("/v1/reports", **multipart(PNG)) for _ in range(5)]
+            return [response.status_code for response in await asyncio.gather(*requests)]
+
+    assert asyncio.run(flood()) == [503] * 5
+    assert service.asked == LIMITS.waiting
+
+
+def test_a_body_that_does_not_arrive_is_given_up(service: Slow) -> None:
+    async def never() -> Any:
+        yield b"--x"
+        await asyncio.sleep(60)
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(build_app(service, LIMITS))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            kind = {"content-type": "multipart/form-data; boundary=x"}
+            return await client.post("/v1/reports", content=never(), headers=kind)
+
+    assert problem(asyncio.run(post())).status == 408
+
+
+KINDS = ["multipart/form-data; boundary=x", "application/json", "multipart/form-data", "image/png", "", "a/b;;=;"]
+_BODY = st.one_of(
+    st.binary(max_size=200),
+    st.recursive(st.one_of(st.none(), st.text(), st.integers()), lambda c: st.dictionaries(st.text(), c)).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.binary(max_size=99).map(
+        lambda data: b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + data + b"\r\n--x--"
+    ),
+)
+FUZZED = TestClient(build_app(Slow(), LIMITS))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(KINDS), _BODY)
+def test_whatever_is_posted_is_never_our_fault(kind: str, body: bytes) -> None:
+    response = FUZZED.post("/v1/reports", content=body, headers={"content-type": kind})
+    assert 400 <= problem(response).status < 500
+
+
+def test_the_openapi_page_describes_both_forms(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/v1/reports"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    assert {"200", "413", "415", "422", "503"} <= set(operation["responses"])

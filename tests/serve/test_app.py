@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from boxmed_ray.config import ConfigError
+from serve.app import _check_port, run
+from serve.security import is_loopback
+
+
+def test_a_missing_run_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such run folder"):
+        run(tmp_path / "nowhere")
+
+
+def test_a_taken_port_is_told_with_a_remedy() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port {port} of 127.0.0.1 is in use.*--port"):
+            _check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("203.0.113.7", 8000), ("not a host", 8000)])
+def test_an_address_that_cannot_be_had_is_told(host: str, port: int) -> None:
+    with pytest.raises(ConfigError, match=str(port)):
+        _check_port(host, port)
+
+
+def test_a_free_port_is_accepted_again_after_the_check() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _check_port("127.0.0.1", port)
+    _check_port("127.0.0.1", port)
+
+
+def test_only_this_machine_is_loopback() -> None:
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"))
