@@ -6,7 +6,7 @@ What lives here: the groups' inputs and result, and the ways to compute them. Wh
 ``packed_row``    one pass over the row [prompts | responses].
 ``prefix_cache``  one pass over the prompts, whose keys and values stay in the graph, then one over the responses.
 ``replicated``    every response with a copy of prompt and image, as other trainers do; the reference.
-``auto``          the quickest that fits, from measurement (docs/learner.md).
+``auto``          ``packed_row``, as quick as the other at every shape measured (docs/learner.md).
 
 The first two give what the third gives, gradients included, up to rounding.
 """
@@ -100,7 +100,7 @@ def response_logprobs(
     vlm = unwrap(model)
     _check(vlm, groups)
     if mode == "auto":
-        mode = choose_mode(groups)
+        mode = "packed_row"
     targets = [response.to(vlm.device) for group in groups for response in group.responses]
     if mode == "replicated":
         first, rest = replicated_hidden(vlm, groups)
@@ -126,11 +126,6 @@ def response_logprobs(
     if first_entropy is None or rest_entropy is None:
         return ResponseLogprobs(logprobs, mask)
     return ResponseLogprobs(logprobs, mask, _regroup(first_entropy, rest_entropy, lengths, sizes)[0])
-
-
-def choose_mode(groups: Sequence[GroupInputs]) -> Mode:
-    """The quickest mode for these groups."""
-    return "packed_row"
 
 
 class ResponsePolicy(nn.Module):
