@@ -56,31 +56,22 @@ def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: 
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ray_session(num_cpus=artifacts.config.resources.threads):
+        serve.start(
+            http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
+            logging_config=QUIET_LOGS,
+        )
+        running = False
         try:
-            serve.start(
-                http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
-                logging_config=QUIET_LOGS,
-            )
-            try:
-                serve.run(application(artifacts, limits), name=_APPLICATION, route_prefix="/")
-            except RuntimeError as error:
-                raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
+            serve.run(application(artifacts, limits), name=_APPLICATION, route_prefix="/")
+            running = True
             _announce(name, host, port)
             stopped.wait()
+        except RuntimeError as error:
+            raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
         finally:
-            _stop_serve()
-
-
-def _stop_serve() -> None:
-    """Let requests in flight finish, then take the service down; on a cluster leave what is others'."""
-    from ray import serve
-
-    if inside_cluster():
-        serve.delete(_APPLICATION)
-        return
-    # Serve kills its controller in the middle of a call to it, which Ray would report as an error.
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    serve.shutdown()
+            # Requests in flight finish first. A private Ray that has served nothing just ends with the session.
+            if running or inside_cluster():
+                serve.delete(_APPLICATION)
 
 
 def _announce(name: str, host: str, port: int) -> None:
@@ -115,8 +106,12 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of Serve's report, which holds the replica's own error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The replica's own error where Serve kept it: the last line of its traceback."""
+    from ray import serve
+
+    deployments = serve.status().applications[_APPLICATION].deployments.values()
+    told = "\n".join(deployment.message for deployment in deployments) or str(error)
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from boxmed_ray.config import ConfigError, RunConfig, validate_config
+from boxmed_ray.tracking import read_metrics
 
 _MODEL_FILES = ("config.json", "tokenizer_config.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -67,7 +68,7 @@ def load_artifacts(run_folder: Path) -> Artifacts:
         adapter=adapter,
         adapter_version=_digest([adapter / name for name in _ADAPTER_FILES]),
         adapter_rank=_read_rank(adapter / "adapter_config.json"),
-        weight_version=_read_weight_version(backbone),
+        weight_version=_read_weight_version(folder),
     )
 
 
@@ -101,11 +102,13 @@ def _read_rank(path: Path) -> int:
     return rank
 
 
-def _read_weight_version(backbone: Path) -> int | None:
-    """Learner updates, as the stage recorded them beside the weights; None for a run that did not."""
-    path = backbone / "boxmed.json"
-    version = _read_json(path).get("weight_version") if path.is_file() else None
-    return version if isinstance(version, int) else None
+def _read_weight_version(folder: Path) -> int | None:
+    """Learner updates behind the backbone, from the metrics of its last step; None where there are none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    versions = [line.get("weight_version") for line in read_metrics(path) if line.get("stage") == "svr"]
+    return next((version for version in reversed(versions) if isinstance(version, int)), None)
 
 
 def _digest(paths: list[Path]) -> str:

@@ -141,22 +141,15 @@ def _goes_on(before: str, after: str) -> bool:
     return word in _ABBREVIATIONS or (len(word) == 1 and word.isalpha() and following.islower())
 
 
-_DENIAL = re.compile(r"^no\s+(?=\w)", re.IGNORECASE)
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:think|answer)>")
 
 
 def asked_phrase(sentence: str) -> str:
-    """What the backbone is asked for: the sentence, as training asked for its finding.
+    """What the backbone is asked for: the whole sentence, as training asks for findings and denials.
 
-    A denial is asked without its "No", which would give the answer away (boxmed_ray.data.examples).
     Markup that the tokenizer would take for control tokens is dropped: a sentence is only words.
     """
-    phrase = _SPECIAL.sub(" ", sentence).strip()
-    stripped = _DENIAL.sub("", phrase)
-    if stripped != phrase:
-        stripped = stripped.rstrip(".")
-        return stripped[:1].upper() + stripped[1:]
-    return phrase
+    return " ".join(_SPECIAL.sub(" ", sentence).split())
 
 
 def read_sentence(

@@ -33,7 +33,7 @@ from tests.serve.tiny_run import ANSWERS, REPORT, WITHOUT_ADAPTER, build_run, ra
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.timeout(900)]
 
-SENTENCES = ["There is a 3.2 cm nodule in the left lung.", "No pneumothorax.", "The heart is enlarged."]
+SENTENCES = list(ANSWERS)
 
 
 @dataclass

@@ -39,6 +39,13 @@ def test_versions_follow_the_weights(finished: Path) -> None:
     assert after.backbone_version == before.backbone_version
 
 
+def test_the_weight_version_is_that_of_the_last_update(finished: Path) -> None:
+    lines = [{"stage": "mcl", "weight_version": None}, {"stage": "svr", "weight_version": 59}]
+    lines += [{"stage": "svr", "weight_version": 60}, {"stage": "adapter", "weight_version": 7}]
+    (finished / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert load_artifacts(finished).weight_version == 60
+
+
 @pytest.mark.parametrize(
     "missing",
     [

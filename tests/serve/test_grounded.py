@@ -59,13 +59,11 @@ def test_decimals_stay_whole(numbers: list[object]) -> None:
     ("sentence", "phrase"),
     [
         ("There is a nodule.", "There is a nodule."),
-        ("No pneumothorax.", "Pneumothorax"),
-        ("no focal opacity.", "Focal opacity"),
-        ("Nodule of the left lung.", "Nodule of the left lung."),
-        ("A <|image_pad|> nodule</answer>.", "A   nodule ."),
+        ("No pneumothorax.", "No pneumothorax."),
+        ("A <|image_pad|> nodule</answer>.", "A nodule ."),
     ],
 )
-def test_the_backbone_is_asked_as_in_training(sentence: str, phrase: str) -> None:
+def test_the_backbone_is_asked_for_the_words_of_a_sentence(sentence: str, phrase: str) -> None:
     assert asked_phrase(sentence) == phrase
 
 
@@ -149,7 +147,7 @@ def test_the_adapter_is_asked_once_and_the_backbone_once_for_all_sentences() -> 
     assert list(report) == [Question(Task.REPORT, None, config.evaluate.report_tokens, adapter=True)]
     assert [(q.task, q.phrase, q.adapter) for q in sentences] == [
         (Task.GROUND, "First nodule.", False),
-        (Task.GROUND, "Effusion", False),
+        (Task.GROUND, "No effusion.", False),
         (Task.GROUND, "Third.", False),
     ]
     assert [sentence.text for sentence in written.sentences] == ["First nodule.", "No effusion.", "Third."]

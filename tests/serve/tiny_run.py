@@ -30,7 +30,7 @@ ANSWERS = {
     "There is a 3.2 cm nodule in the left lung.": (
         "<think>Lung Lesion -> left lung</think><answer>[500, 250, 750, 500]</answer>"
     ),
-    "Pneumothorax": "<think>none</think><answer>none</answer>",
+    "No pneumothorax.": "<think>none</think><answer>none</answer>",
     "The heart is enlarged.": "<think>Cardiomegaly -> cardiac silhouette</think><answer>[500, 250</answer>",
 }
 """What the backbone has learnt to answer to each phrase; the third is malformed on purpose."""
