@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _CPUS_PER_THREAD = 0.5
 """Ray's books only, so that learners, rollout workers and rewards fit beside each other on two cores."""
 _START_TIMEOUT_S = 600.0
+_END_S = 5.0
 
 
 class LearnerError(RuntimeError):
@@ -163,7 +164,13 @@ class LearnerGroup:
         return self._collect(method, [getattr(rank, method).remote(*args) for rank in self._ranks], timeout_s)
 
     def shutdown(self) -> None:
-        """End all ranks and free what they occupy; safe to call twice."""
+        """End all ranks and free what they occupy, shared memory too; safe to call twice."""
+        if self._ranks:
+            # A rank that hangs cannot answer; what it leaves, the next push on this host removes.
+            ray.wait([rank.shutdown.remote() for rank in self._ranks], num_returns=len(self._ranks), timeout=_END_S)
+        self._kill()
+
+    def _kill(self) -> None:
         for rank in self._ranks:
             ray.kill(rank)
         if self._placement is not None:
@@ -178,12 +185,12 @@ class LearnerGroup:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 late = [rank for rank, reference in enumerate(references) if reference in waiting]
-                self.shutdown()
+                self._kill()
                 raise LearnerError(f"learner {method}: no answer from rank {late} within {limit:g} s")
             try:
                 ray.get(done[0])
             except ray.exceptions.RayError as error:
                 rank = list(references).index(done[0])
-                self.shutdown()
+                self._kill()
                 raise LearnerError(f"learner rank {rank} failed in {method}:\n{error}") from error
         return list(ray.get(list(references)))

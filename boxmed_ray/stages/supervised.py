@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _CPUS_PER_THREAD = 0.5
 """Ray's books only: two workers fit beside the other actors of a run on a machine of two cores."""
 _POLL_S = 0.1
+_RAY = "ray"
+"""Below the stage's folder, Ray Train's own bookkeeping; removed when the stage has ended."""
 _STOP_TIMEOUT_S = 120.0
 
 
@@ -84,6 +86,7 @@ def train_supervised(
     rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
     fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows))
     _follow(fit, out_folder, on_progress)
+    shutil.rmtree(out_folder / _RAY, ignore_errors=True)
     if not (out_folder / name).is_dir():
         raise StageError(f"stage {kind} ended without writing {out_folder / name}")
     return _result(out_folder)
@@ -92,8 +95,8 @@ def train_supervised(
 def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]], None]) -> None:
     """Report progress until the workers end; on an interrupt wait for their checkpoint."""
     progress = _Tail(out_folder / PROGRESS)
-    fit.start()
     try:
+        fit.start()
         while fit.is_alive():
             fit.join(_POLL_S)
             for line in progress.new():
@@ -104,6 +107,8 @@ def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]],
         fit.join(_STOP_TIMEOUT_S)
         if fit.is_alive():
             log.error("the workers did not stop within %.0f s; the last periodic checkpoint stands", _STOP_TIMEOUT_S)
+        elif fit.error is not None:
+            log.error("the workers failed while stopping:\n%s", _worker_traceback(fit.error))
         (out_folder / STOP).unlink(missing_ok=True)
         raise
     for line in progress.new():
@@ -159,7 +164,7 @@ def _trainer(job: Job) -> Any:
             num_workers=resources.train_workers, use_gpu=gpus > 0, resources_per_worker=demand
         ),
         run_config=ray.train.RunConfig(
-            name=f"{job.config.name}-{job.kind}-{int(time.time())}", storage_path=str(job.out_folder / "ray")
+            name=f"{job.config.name}-{job.kind}-{int(time.time())}", storage_path=str(job.out_folder / _RAY)
         ),
     )
 
