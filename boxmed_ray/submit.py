@@ -134,7 +134,7 @@ def connect(url: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # else every step of packaging is told
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # else every step of packaging is told
     try:
         return JobSubmissionClient(url)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
@@ -144,7 +144,7 @@ def connect(url: str) -> JobSubmissionClient:
 def _use_token_if_asked(url: str) -> None:
     """Find out before Ray is imported, because Ray reads the mode once."""
     try:
-        with urllib.request.urlopen(f"{url}/api/jobs/", timeout=20):
+        with urllib.request.urlopen(f"{url}/api/jobs/", timeout=60):
             return
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
