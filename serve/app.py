@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -23,6 +24,12 @@ from serve.artifacts import Artifacts, load_artifacts
 from serve.security import Limits, is_loopback
 
 _APPLICATION = "boxmed"
+
+_PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
+"""Serve gives its HTTP server 5 s to start and 10 s to answer, and then kills it: too little on a busy laptop."""
 
 _LAST_RESORT_S = 180.0
 """Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
@@ -50,24 +57,30 @@ def run(run_folder: Path, host: str = "127.0.0.1", port: int = 8000, limits: Lim
 def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: threading.Event) -> None:
     name = artifacts.config.name
     print(f"starting {name}: Ray, then the engine", file=sys.stderr, flush=True)
+    for variable, seconds in _PATIENCE.items():
+        os.environ.setdefault(variable, seconds)
     from ray import serve
 
     from serve.deployment import QUIET_LOGS, application
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ray_session(num_cpus=artifacts.config.resources.threads):
-        serve.start(
-            http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
-            logging_config=QUIET_LOGS,
-        )
         running = False
         try:
+            serve.start(
+                http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
+                logging_config=QUIET_LOGS,
+            )
             serve.run(application(artifacts, limits), name=_APPLICATION, route_prefix="/")
             running = True
             _announce(name, host, port)
             stopped.wait()
-        except RuntimeError as error:
-            raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
+        except Exception as error:
+            if stopped.is_set():  # Ray turns what a signal handler raises within its calls into errors of its own
+                raise _Stop from None
+            if isinstance(error, RuntimeError) and not running:
+                raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
+            raise
         finally:
             # Requests in flight finish first. A private Ray that has served nothing just ends with the session.
             if running or inside_cluster():
@@ -109,7 +122,8 @@ def _reason(error: BaseException) -> str:
     """The replica's own error where Serve kept it: the last line of its traceback."""
     from ray import serve
 
-    deployments = serve.status().applications[_APPLICATION].deployments.values()
+    application = serve.status().applications.get(_APPLICATION)
+    deployments = application.deployments.values() if application else ()
     told = "\n".join(deployment.message for deployment in deployments) or str(error)
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -70,6 +70,7 @@ def application(artifacts: Artifacts, limits: Limits) -> Any:
         max_queued_requests=limits.waiting,
         max_constructor_retry_count=1,  # an engine that does not load will not load the second time
         health_check_period_s=5,
+        health_check_timeout_s=60,  # a busy machine is not a dead engine
         logging_config=QUIET_LOGS,
         graceful_shutdown_timeout_s=30,
         ray_actor_options={
