@@ -56,6 +56,8 @@ class ModelConfig(Part):
     layers: int = Field(4, ge=1, description="tiny: layers of the language model.")
     vision_hidden_size: int = Field(128, ge=32, multiple_of=32, description="tiny: width of the vision tower.")
     vision_layers: int = Field(3, ge=1, description="tiny: layers of the vision tower.")
+    patch_size: int = Field(28, ge=7, description="tiny: side of a vision patch in pixels; four make an image token.")
+    warmup_steps: int = Field(300, ge=0, description="tiny: steps of 64 images that start its vision tower.")
     vocabulary: int = Field(768, ge=300, description="tiny: size at which the tokenizer stops merging.")
     max_length: int = Field(512, ge=64, description="Tokens of image, prompt and response that an engine holds.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Weights in training and generation.")

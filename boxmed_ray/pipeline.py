@@ -147,16 +147,19 @@ class Run:
         if self.config.model.name_or_path != "tiny" or self.done("init"):
             return
         from boxmed_ray.model.tiny import build_tiny
+        from boxmed_ray.model.warmup import warm_up_vision
 
-        with self.timed("init"):
-            words = corpus(dataset.split("train"), self.config.data.coordinates, self.config.data.image_size)
-            build_tiny(
-                self.config.model,
-                self.config.data.image_size,
-                words,
-                self.config.seed,
-                self.stage("init") / "model",
-            )
+        config, folder, train = self.config, self.stage("init") / "model", dataset.split("train")
+        steps = config.model.warmup_steps
+        words = corpus(train, config.data.coordinates, config.data.image_size)
+        with self._writer() as writer, Progress("init", steps) as progress, self.timed("init"):
+
+            def show(step: int, loss: float) -> None:
+                writer.write("init", step, {"loss": loss})
+                progress.update(step, {"loss": loss})
+
+            build_tiny(config.model, config.data.image_size, words, config.seed, folder)
+            warm_up_vision(folder, train, dataset.images.load, steps=steps, seed=config.seed, on_step=show)
 
     def _train(self, dataset: Dataset) -> None:
         if not self.done("mcl"):

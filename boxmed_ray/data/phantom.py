@@ -26,7 +26,10 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of finding: its bank entry, how it is said and how it is denied."""
+    """One kind of finding: its bank entry, how it is said and how it is denied.
+
+    Half of the ways of saying it name no side: what the words give away, nobody looks for in the image.
+    """
 
     disease: str
     said: tuple[str, ...]
@@ -38,25 +41,25 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "opacity": Kind(
         "Lung Opacity",
-        ("There is a {size} opacity in the {side} lung.", "{Size} hazy opacity of the {side} lung."),
+        ("There is a {size} opacity.", "{Size} opacity of the {side} lung."),
         ("No focal opacity.", "The lungs are clear of opacity."),
         r"\bopacit",
     ),
     "nodule": Kind(
         "Lung Lesion",
-        ("There is a {size} nodule in the {side} lung.", "{Size} round nodule of the {side} lung."),
+        ("There is a {size} nodule.", "{Size} nodule of the {side} lung."),
         ("No nodule.", "No suspicious nodule is seen."),
         r"\bnodule",
     ),
     "effusion": Kind(
         "Pleural Effusion",
-        ("There is a {size} {side} pleural effusion.", "{Size} effusion at the {side} base."),
+        ("There is a {size} pleural effusion.", "{Size} {side} pleural effusion."),
         ("No pleural effusion.", "No effusion."),
         r"\beffusion",
     ),
     "pneumothorax": Kind(
         "Pneumothorax",
-        ("There is a {size} {side} pneumothorax.", "{Size} {side} apical pneumothorax."),
+        ("There is a {size} pneumothorax.", "{Size} {side} pneumothorax."),
         ("No pneumothorax.", "There is no pneumothorax."),
         r"\bpneumothorax",
     ),
@@ -68,11 +71,13 @@ KINDS: dict[str, Kind] = {
     ),
     "device": Kind(
         "Support Devices",
-        ("A pacemaker projects over the {side} chest.", "{Side} chest wall pacemaker."),
+        ("There is a pacemaker.", "A pacemaker projects over the {side} chest."),
         ("No support device.", "No pacemaker."),
         r"\bpacemaker|\bdevice",
     ),
 }
+_FINDINGS = (0.12, 0.58, 0.24, 0.06)
+"""Probability of 0, 1, 2, 3 findings in one phantom."""
 _DENIAL = re.compile(r"\b(?:no|normal|clear of)\b", re.IGNORECASE)
 
 
@@ -97,8 +102,9 @@ def _size_word(relative: float) -> str:
 
 def _draw(rng: Rng) -> tuple[Canvas, list[tuple[str, Finding]]]:
     """Draw one phantom; return the canvas and its positive findings by kind."""
-    present = [name for name in KINDS if name != "cardiomegaly" and rng.random() < 0.27]
-    enlarged = rng.random() < 0.3
+    count = int(rng.choice(len(_FINDINGS), p=_FINDINGS))
+    present = [str(name) for name in rng.choice(list(KINDS), count, replace=False)]
+    enlarged = "cardiomegaly" in present
     canvas = Canvas(rng, enlarged=enlarged)
     findings: list[tuple[str, Finding]] = []
     if enlarged:
@@ -119,6 +125,8 @@ def _draw(rng: Rng) -> tuple[Canvas, list[tuple[str, Finding]]]:
     # An effusion fills what a pneumothorax empties: one lung has at most one of them.
     taken: dict[str, str] = {}
     for name in present:
+        if name == "cardiomegaly":
+            continue
         free = [s for s in ("left", "right") if name not in {"effusion", "pneumothorax"} or s not in taken]
         if not free:
             continue
@@ -128,9 +136,7 @@ def _draw(rng: Rng) -> tuple[Canvas, list[tuple[str, Finding]]]:
         box = draw[name](side, relative)
         region = f"{side} apical zone" if name == "pneumothorax" else f"{side} lung"
         phrase = _phrase(rng, KINDS[name], side, _size_word(relative))
-        findings.append(
-            (name, Finding(phrase=phrase, boxes=(box,), disease=KINDS[name].disease, region=region))
-        )
+        findings.append((name, Finding(phrase=phrase, boxes=(box,), disease=KINDS[name].disease, region=region)))
     return canvas, findings
 
 

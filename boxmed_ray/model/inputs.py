@@ -65,8 +65,9 @@ class PromptEncoder:
         Raises:
             ValueError: the text does not hold exactly one placeholder, or an unknown key has no image.
         """
-        if text.count(self._image_token) != 1:
-            raise ValueError(f"a prompt must hold exactly one {self._image_token}; found {text.count(self._image_token)}")
+        count = text.count(self._image_token)
+        if count != 1:
+            raise ValueError(f"a prompt must hold exactly one {self._image_token}; found {count}")
         if image is None and not self.known(key):
             raise ValueError(f"image {key!r} is not cached and none was given")
         pixel_values, grid = self._images[key] if image is None else self.pixels(key, image)
