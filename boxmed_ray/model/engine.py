@@ -24,6 +24,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
 import deepspeed
+import deepspeed.ops
+
+# Where a compiler is found, DeepSpeed builds its shared-memory collective in the first process group: a minute of
+# compiling, and a lock file that hangs every later run when the build was cut short. gloo does without it.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
