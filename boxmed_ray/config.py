@@ -36,15 +36,21 @@ class DataConfig(Part):
     root: Path | None = Field(None, description="Folder of the data set; phantoms are generated and need none.")
     train_studies: int = Field(4096, ge=8, description="Phantoms generated for training.")
     test_studies: int = Field(512, ge=4, description="Phantoms generated and held out.")
-    test_share: Share = Field(0.2, description="Share of patients held out, for data sets without a split of their own.")
+    test_share: Share = Field(
+        0.2, description="Share of patients held out, for data sets without a split of their own."
+    )
     image_size: int = Field(112, ge=28, multiple_of=28, description="Side of the square the model sees, in pixels.")
     coordinates: Literal["permille", "pixel", "unit"] = Field("permille", description="Meaning of numbers in answers.")
-    skip_corrupt: bool = Field(False, description="Skip, count and list studies that cannot be read, instead of refusing.")
+    skip_corrupt: bool = Field(
+        False, description="Skip, count and list studies that cannot be read, instead of refusing."
+    )
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> DataConfig:
         if self.kind != "phantom" and self.root is None:
-            raise ValueError(f"data.kind {self.kind!r} needs data.root, the folder of the data set (--set data.root=DIR)")
+            raise ValueError(
+                f"data.kind {self.kind!r} needs data.root, the folder of the data set (--set data.root=DIR)"
+            )
         return self
 
 
@@ -83,7 +89,9 @@ class MCLConfig(SupervisedConfig):
     grounding_share: Share = Field(0.8, description="Share of examples that ask for boxes; the rest ask for chains.")
     noisy_box_share: Share = Field(1.0, description="Share of boxes drawn as a second reader would draw them.")
     box_jitter: float = Field(0.15, ge=0, le=1, description="Spread of a noisy box's sides, relative to side length.")
-    box_margin: float = Field(0.0, ge=0, le=0.3, description="How far outward a noisy box's sides lie, relative likewise.")
+    box_margin: float = Field(
+        0.0, ge=0, le=0.3, description="How far outward a noisy box's sides lie, relative likewise."
+    )
 
 
 class AdapterConfig(SupervisedConfig):
@@ -102,7 +110,9 @@ class SVRConfig(Part):
     group_size: int = Field(8, ge=2, description="N, responses sampled per prompt.")
     temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
     max_new_tokens: int = Field(64, ge=8, description="Cap of a response.")
-    none_share: Share = Field(0.05, description="Share of prompts about a denied finding, for which the answer is none.")
+    none_share: Share = Field(
+        0.05, description="Share of prompts about a denied finding, for which the answer is none."
+    )
     lr: float = Field(1.5e-4, gt=0, description="Peak learning rate (AdamW).")
     warmup_steps: int = Field(5, ge=0, description="Linear warm-up.")
     min_lr_ratio: Share = Field(0.1, description="Cosine floor, relative to the peak.")

@@ -116,7 +116,9 @@ class Run:
     def mark_done(self, name: str, facts: dict[str, Any]) -> None:
         """Record that a stage has ended."""
         self.stage(name).mkdir(parents=True, exist_ok=True)
-        (self.stage(name) / "done.json").write_text(json.dumps(facts, indent=1))
+        part = self.stage(name) / "done.part"
+        part.write_text(json.dumps(facts, indent=1))
+        part.replace(self.stage(name) / "done.json")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:

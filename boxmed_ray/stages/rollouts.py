@@ -21,9 +21,7 @@ _CPUS_PER_THREAD = 0.5
 """Ray's books only: generation and learning take turns on the same cores."""
 
 
-def rollout_pool(
-    config: RunConfig, backbone: Callable[[], Path], images: ImageStore, lora_rank: int = 0
-) -> ActorPool:
+def rollout_pool(config: RunConfig, backbone: Callable[[], Path], images: ImageStore, lora_rank: int = 0) -> ActorPool:
     """The run's rollout workers, not yet launched.
 
     Args:
