@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 LOGIT_ELEMENTS = 1 << 24
@@ -57,13 +58,24 @@ def token_logprobs(
             logits = logits.index_fill(-1, banned, float("-inf"))
         return _GatherLogprobs.apply(logits, ids, with_entropy)
 
-    if hidden.shape[0] <= chunk:
+    count = _agreed_chunks(max(1, -(-hidden.shape[0] // chunk)), head)
+    if count == 1:
         logprobs, entropy = rows(hidden, targets)
     else:
-        pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        parts = [checkpoint(rows, part, ids, use_reentrant=False) for part, ids in pairs]
+        cuts = [slice(i * chunk, (i + 1) * chunk) for i in range(count)]
+        parts = [checkpoint(rows, hidden[cut], targets[cut], use_reentrant=False) for cut in cuts]
         logprobs, entropy = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     return logprobs, entropy if with_entropy else None
+
+
+def _agreed_chunks(count: int, head: Callable[[Tensor], Tensor]) -> int:
+    """Chunks that every rank runs: calls of the head are collective under ZeRO 3, so some ranks add empty ones."""
+    parameters = head.parameters() if isinstance(head, nn.Module) else ()
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return count
+    agreed = torch.tensor(count, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(agreed, dist.ReduceOp.MAX)
+    return int(agreed)
 
 
 class _GatherLogprobs(torch.autograd.Function):

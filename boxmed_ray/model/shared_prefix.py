@@ -1,7 +1,8 @@
 """Log-probabilities of the responses of groups that share an image and a prompt, each computed once.
 
 What lives here: the groups' inputs and result, and the ways to compute them. What does not: attention
-(segment_attention.py), the row's geometry (row_layout.py), the head (logprobs.py), the reference (replicated.py).
+(segment_attention.py), the row's geometry (row_layout.py), the head (logprobs.py), what the model's own modules give
+(backbone.py), the reference (replicated.py).
 
 ``packed_row``    one pass over the row [prompts | responses].
 ``prefix_cache``  one pass over the prompts, whose keys and values stay in the graph, then one over the responses.
@@ -20,10 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from boxmed_ray.model.backbone import image_features, positions, prepare, unwrap
 from boxmed_ray.model.logprobs import token_logprobs
 from boxmed_ray.model.replicated import replicated_hidden
 from boxmed_ray.model.row_layout import RowLayout
-from boxmed_ray.model.segment_attention import NAME, Row
+from boxmed_ray.model.segment_attention import Row
 
 Mode = Literal["auto", "prefix_cache", "packed_row", "replicated"]
 
@@ -140,37 +142,6 @@ class ResponsePolicy(nn.Module):
         return response_logprobs(self.model, groups, **options)
 
 
-def unwrap(model: nn.Module) -> Any:
-    """The transformers model inside engine, PEFT or ``ResponsePolicy`` wrappers."""
-    while "lm_head" not in dict(model.named_children()):
-        peft: Any = getattr(model, "get_base_model", None)  # PEFT passes every other name on to what it wraps
-        inner = peft() if peft is not None else getattr(model, "module", None) or getattr(model, "model", None)
-        if not isinstance(inner, nn.Module):
-            raise ValueError(
-                f"{type(model).__name__} holds no vision-language model; give Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
-            )
-        model = inner
-    return model
-
-
-class _PatchProjection(nn.Conv3d):
-    """A convolution whose stride is its kernel is a product of matrices; as such it is several times as quick."""
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """[patches, channels, frames, height, width] → [patches, D, 1, 1, 1]."""
-        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
-
-
-def prepare(vlm: Any) -> Any:
-    """Let the model's own modules run rows; returns the model below the head. Weights, names and results stay."""
-    inner = vlm.model
-    inner.language_model.config._attn_implementation = NAME  # without a row it is SDPA
-    projection = inner.visual.patch_embed.proj
-    if type(projection) is nn.Conv3d:
-        projection.__class__ = _PatchProjection
-    return inner
-
-
 def _check(vlm: Any, groups: Sequence[GroupInputs]) -> None:
     merge = vlm.config.vision_config.spatial_merge_size**2
     for index, group in enumerate(groups):
@@ -195,18 +166,20 @@ def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple
     response_ids = torch.cat([r[:-1] for group in groups for r in group.responses]).to(device)
     images, deepstack = image_features(inner, groups)
     places = prompt_ids == vlm.config.image_token_id
-    prompt_positions, response_positions = _positions(inner, groups, device)
+    prompt_positions, response_positions = positions(inner, groups, device)
     ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
     embed = vlm.get_input_embeddings()
 
-    def run(row: Row, ids: Tensor, positions: Tensor) -> Tensor:
+    def run(row: Row, ids: Tensor, places_in_rope: Tensor) -> Tensor:
         embeds, extra = embed(ids), {}
         if row.prefix is None:
             mask = torch.nn.functional.pad(places, (0, len(ids) - len(places)))
             embeds = embeds.masked_scatter(mask[:, None], images.to(embeds.dtype))
             if deepstack is not None:
                 extra = {"visual_pos_masks": mask[None], "deepstack_visual_embeds": deepstack}
-        output = text(inputs_embeds=embeds[None], position_ids=positions[:, None], use_cache=False, row=row, **extra)
+        output = text(
+            inputs_embeds=embeds[None], position_ids=places_in_rope[:, None], use_cache=False, row=row, **extra
+        )
         return output.last_hidden_state[0]
 
     if mode == "packed_row":
@@ -220,47 +193,6 @@ def _shared_hidden(vlm: Any, groups: Sequence[GroupInputs], mode: Mode) -> tuple
     if not len(response_ids):
         return first, first[:0]
     return first, run(Row(layout.responses(), prefix=cache.kept), response_ids, response_positions)
-
-
-def image_features(inner: Any, groups: Sequence[GroupInputs]) -> tuple[Tensor, list[Tensor] | None]:
-    """Features of the groups' images in order [Σ tokens, D], and Qwen3-VL's deepstack features, else None.
-
-    One vision pass over the distinct images of the micro-batch.
-    """
-    distinct: list[GroupInputs] = []
-    owners: list[int] = []
-    for group in groups:
-        same = (i for i, other in enumerate(distinct) if _same_image(group, other))
-        owner = next(same, len(distinct))
-        if owner == len(distinct):
-            distinct.append(group)
-        owners.append(owner)
-    device = inner.device
-    pixels = torch.cat([group.pixel_values for group in distinct]).to(device)
-    grids = torch.cat([group.image_grid_thw for group in distinct]).to(device)
-    output = inner.get_image_features(pixels, grids, return_dict=True)
-    features = torch.cat([output.pooler_output[owner] for owner in owners])
-    deep = getattr(output, "deepstack_features", None)
-    return features, None if deep is None else [torch.cat([layer[owner] for owner in owners]) for layer in deep]
-
-
-def _same_image(one: GroupInputs, other: GroupInputs) -> bool:
-    return one.pixel_values is other.pixel_values or (
-        torch.equal(one.image_grid_thw, other.image_grid_thw) and torch.equal(one.pixel_values, other.pixel_values)
-    )
-
-
-def _positions(inner: Any, groups: Sequence[GroupInputs], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rotary positions [3, Σ P] of the prompts and [3, Σ (R − 1)] of the responses, restarting after their prompt."""
-    prompts, responses = [], []
-    for group in groups:
-        ids = group.prompt_ids[None].cpu()
-        kinds = (ids == inner.config.image_token_id).int()
-        position, _ = inner.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=group.image_grid_thw.cpu())
-        prompts.append(position[:, 0])
-        start = int(position.max()) + 1
-        responses += [torch.arange(start, start + len(response) - 1) for response in group.responses]
-    return torch.cat(prompts, 1).to(device), torch.cat(responses).to(device).expand(3, -1)
 
 
 def _first_tokens(
@@ -277,13 +209,18 @@ def _first_tokens(
 
 def _regroup(first: Tensor, rest: Tensor, lengths: list[int], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """[ΣN] and [Σ (R − 1)] values → per group [N, Rmax] values and mask."""
-    tails = rest.split([length - 1 for length in lengths])
-    rows = [torch.cat([first[i : i + 1], tail]) for i, tail in enumerate(tails)]
-    values, masks, start = [], [], 0
+    ends = torch.tensor(lengths, device=first.device)
+    starts = len(first) + (ends - 1).cumsum(0) - ends  # where a response's second token stands in ``flat``, less 1
+    flat = torch.cat([first, rest])
+    values, masks, begin = [], [], 0
     for size in sizes:
-        group = rows[start : start + size]
-        values.append(torch.nn.utils.rnn.pad_sequence(group, batch_first=True))
-        ends = torch.tensor(lengths[start : start + size], device=first.device)
-        masks.append(torch.arange(values[-1].shape[1], device=first.device) < ends[:, None])
-        start += size
+        rows = slice(begin, begin + size)
+        steps = torch.arange(max(lengths[rows]), device=first.device)
+        mask = steps < ends[rows, None]
+        places = torch.where(
+            steps == 0, torch.arange(begin, begin + size, device=first.device)[:, None], starts[rows, None] + steps
+        )
+        values.append(flat[places.masked_fill(~mask, 0)].masked_fill(~mask, 0.0))
+        masks.append(mask)
+        begin += size
     return values, masks

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from boxmed_ray.model.shared_prefix import GroupInputs, Mode, ResponseLogprobs, response_logprobs, unwrap
+from boxmed_ray.model.backbone import unwrap
+from boxmed_ray.model.shared_prefix import GroupInputs, Mode, ResponseLogprobs, response_logprobs
 from tests.model.shared_prefix_cases import BANNED, IMAGE, plain_logprobs, random_group, tiny
 
 FAMILIES = ("qwen2", "qwen2_5", "qwen3")
