@@ -1,0 +1,42 @@
+"""Benchmarks run as the documentation says and print what machines read; their figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+COMMON = {"name", "versions", "threads", "repeats", "peer"}
+SHAPE = {"name", "ours_s", "trl_s", "ratio_trl", "phases_s", "unaccounted_share"}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+def test_step_prints_the_fixed_keys_as_its_last_line() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "step.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) >= COMMON
+    assert result["threads"] == 1
+    assert [shape["name"] for shape in result["shapes"]] == ["demo", "real"]
+    for shape in result["shapes"]:
+        assert set(shape) >= SHAPE
+        assert set(shape["phases_s"]) == {"generate", "score", "learn", "push"}
+        assert sum(shape["phases_s"].values()) <= shape["ours_s"] * 1.5
+        assert shape["ratio_trl"] > 0
+        assert 0 <= shape["unaccounted_share"] < 1
