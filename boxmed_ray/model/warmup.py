@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from boxmed_ray.data.concepts import label_of
 from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.study import Study
+from boxmed_ray.model.backbone import prepare
 from boxmed_ray.model.engine import cosine_lr
 from boxmed_ray.model.policy import load_policy, load_processor
-from boxmed_ray.model.shared_prefix import prepare
 
 BATCH, LR, WARMUP, BOX_WEIGHT = 64, 2e-3, 20, 5.0
 
