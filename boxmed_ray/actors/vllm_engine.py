@@ -177,6 +177,8 @@ class RolloutEngine:
         if seed is None or self._options.tensor_parallel > 1:
             yield
             return
+        # What earlier calls left in the caches decides which requests share the first step, and so who draws first.
+        self._drop_caches()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield
@@ -254,11 +256,14 @@ class RolloutEngine:
 
     def _finish(self, version: int) -> None:
         self._llm.finish_weight_update(str(version))
+        self._drop_caches()
+        self._version, self._incomplete = version, None
+        self.stats.pushes += 1
+
+    def _drop_caches(self) -> None:
+        """Keys and values, and image features: after a push all of them come from the old weights."""
         engine = self._llm.llm_engine
-        # All three: keys and values, and image features, were computed with the old weights.
         if not engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its prefix cache: requests are still running")
         engine.reset_mm_cache()
         engine.reset_encoder_cache()
-        self._version, self._incomplete = version, None
-        self.stats.pushes += 1

@@ -35,6 +35,7 @@ def prepare(threads: int, gpus: float = 0.0) -> None:
     os.environ.update(_FIXED)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the size that the options give
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if not gpus:
         # torch.compile would build one helper of the sampler with a C++ compiler: 35 s at the first call, and a

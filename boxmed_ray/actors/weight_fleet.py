@@ -82,6 +82,10 @@ class PushError(RuntimeError):
         failed = "; ".join(str(failure) for failure in report.failures)
         super().__init__(f"weight push of version {report.version} failed: {failed}")
 
+    def __reduce__(self) -> tuple[type[PushError], tuple[PushReport]]:
+        # Exceptions are pickled by their message; this one must cross Ray with its report.
+        return PushError, (self.report,)
+
 
 class Pending(Protocol):
     """A phase under way on one worker."""

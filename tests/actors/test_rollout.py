@@ -82,6 +82,10 @@ def test_a_seed_fixes_the_samples_and_another_one_changes_them(tied: Served) -> 
     first = tied.engine.generate(prompts, n=4, max_new_tokens=8, seed=1)
     tied.engine.generate(prompts[:1], n=2, max_new_tokens=3)  # draws in between
     assert tied.engine.generate(prompts, n=4, max_new_tokens=8, seed=1) == first
+    # More than one step can take: who is in the first one must not depend on what is cached.
+    many = [EnginePrompt(tied.text("lung " * 30), random_image(seed)) for seed in range(40)]
+    cold = tied.engine.generate(many, n=8, max_new_tokens=3, seed=1)
+    assert tied.engine.generate(many, n=8, max_new_tokens=3, seed=1) == cold
     assert tied.engine.generate(prompts, n=4, max_new_tokens=8, seed=2) != first
     assert len({tuple(output.token_ids) for output in first[0]}) == 4
 

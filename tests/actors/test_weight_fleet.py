@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from boxmed_ray.actors.weight_fleet import LocalClient, Phase, PushError, WorkerFleet
+from boxmed_ray.actors.weight_fleet import Failure, LocalClient, Phase, PushError, PushReport, RayClient, WorkerFleet
 
 
 class Worker:
@@ -80,6 +81,44 @@ def test_a_worker_that_cannot_even_be_called_falls_out() -> None:
     assert good.phases == ["pause"]
 
 
+def test_the_error_of_a_push_survives_pickling_with_its_report() -> None:
+    report = PushReport(version=5, failures=[Failure("w", Phase.UPDATE, "lost")])
+    again = pickle.loads(pickle.dumps(PushError(report)))
+    assert again.report == report
+    assert "w in phase update: lost" in str(again)
+
+
 def test_a_timeout_must_be_positive() -> None:
     with pytest.raises(ValueError, match="timeout_s = 0"):
         WorkerFleet([], timeout_s=0)
+
+
+@pytest.mark.ray
+def test_ray_actors_that_hang_or_die_cost_only_themselves(ray_cluster: None) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0, max_restarts=0)
+    class Actor:
+        def weight_phase(self, phase: str, payload: Any) -> None:
+            assert payload == ({"version": 9} if phase == "finish" else {})
+
+        def hang(self) -> None:
+            time.sleep(60)
+
+    hanging, dead, good = (Actor.remote() for _ in range(3))
+    ray.get(good.weight_phase.remote("pause", {}))
+    hanging.hang.remote()  # busy: an actor answers one call at a time
+    ray.kill(dead)
+    clients = [RayClient(hanging, "hanging"), RayClient(dead, "dead"), RayClient(good, "good")]
+    fleet = WorkerFleet(clients, timeout_s=15)
+    fleet.begin(9)
+    fleet.run(Phase.START)
+    fleet.finish_weight_update("9")
+    with pytest.raises(PushError) as caught:
+        fleet.end()
+    ray.kill(hanging)
+    report = caught.value.report
+    assert report.workers == ["good"]
+    assert [(failure.worker, failure.phase) for failure in report.failures] == [("hanging", "start"), ("dead", "start")]
+    assert "no answer within 15 s" in report.failures[0].reason
+    assert "ActorDiedError" in report.failures[1].reason
