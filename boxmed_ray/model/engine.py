@@ -27,8 +27,9 @@ import deepspeed
 import deepspeed.ops
 
 # Where a compiler is found, DeepSpeed builds its shared-memory collective in the first process group: a minute of
-# compiling, and a lock file that hangs every later run when the build was cut short. gloo does without it.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# compiling, and a lock file that hangs every later run when the build was cut short. gloo does without it. An empty
+# table says that no op is there, and also saves the compiler runs by which DeepSpeed would fill it.
+deepspeed.ops.__compatible_ops__ = {}
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -135,9 +136,6 @@ class Engine:
         options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "betas": (0.9, 0.95)}
         self._guard = _GuardedAdamW(trainable, settings.grad_clip, **options) if self.stage == 0 else None
         optimizer = self._guard or torch.optim.AdamW(trainable, **options)
-        if not torch.cuda.is_available():
-            # DeepSpeed would compile a shared-memory collective here; gloo does without.
-            deepspeed.ops.__compatible_ops__ = {}
         self.ds, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, model_parameters=trainable, config=_config(self, bfloat16)
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 import threading
@@ -19,8 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 from boxmed_ray.config import RunConfig
 from boxmed_ray.data.examples import Example
@@ -138,18 +135,20 @@ class _Fit(threading.Thread):
 def _trainer(job: Job) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
     class Trainer(TorchTrainer):
-        """Without the watcher that Ray Train starts in a process of its own.
+        """Without two helpers that Ray Train starts in processes of their own, seconds of a core each.
 
-        It asks the dashboard every second whether the controller lives, fails where there is no
-        dashboard, and would only free a placement group that ends with the job anyway.
+        One hands out shards of Ray Datasets, of which there are none. The other asks the dashboard every
+        second whether the controller lives, fails where there is no dashboard, and would only free a
+        placement group that ends with the job anyway.
         """
 
         def _create_default_callbacks(self) -> list[Any]:
-            mine = super()._create_default_callbacks()
-            return [callback for callback in mine if not isinstance(callback, PlacementGroupCleanerCallback)]
+            idle = (DatasetsCallback, PlacementGroupCleanerCallback)
+            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
     resources = job.config.resources
     gpus = resources.gpus_per_learner

@@ -1,0 +1,98 @@
+"""Supervised stages and the learner group on real Ray: two workers, interrupted, resumed, failed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boxmed_ray.actors.learner_group import LearnerError, LearnerGroup
+from boxmed_ray.model.policy import digest, load_policy
+from boxmed_ray.stages.supervised import StageError, train_supervised
+from tests.actors import learner_cases
+from tests.stages import supervised_cases as cases
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return cases.backbone(cases.config(folder), folder)
+
+
+def stage(kind: Any, folder: Path, model: Path, out: str, on_progress: Any, resume: bool = False) -> dict[str, Any]:
+    config = cases.config(folder, workers=2, steps=STEPS, checkpoint_every=1000)
+    return train_supervised(kind, config, model, cases.examples(folder), folder / out, on_progress, resume)
+
+
+def test_an_interrupted_stage_resumes_to_the_same_weights(ray_cluster: None, tmp_path: Path, model: Path) -> None:
+    whole: list[dict[str, Any]] = []
+    assert stage("mcl", tmp_path, model, "whole", whole.append) == {"steps": STEPS}
+    assert [line["step"] for line in whole] == list(range(1, STEPS + 1))
+    parted: list[dict[str, Any]] = []
+
+    def interrupt(line: dict[str, Any]) -> None:
+        parted.append(line)
+        if line["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage("mcl", tmp_path, model, "parted", interrupt)
+    checkpoints = list((tmp_path / "parted" / "checkpoints").iterdir())
+    assert len(checkpoints) == 1
+    stopped_at = json.loads((checkpoints[0] / "state.json").read_text())["step"]
+    assert 3 <= stopped_at < STEPS
+    assert not (tmp_path / "parted" / "model").exists()
+    rest: list[dict[str, Any]] = []
+    stage("mcl", tmp_path, model, "parted", rest.append, resume=True)
+    assert rest == [] or rest[0]["step"] == stopped_at + 1
+    assert [line["loss"] for line in rest] == [line["loss"] for line in whole[stopped_at:]]
+    ends = [digest(load_policy(tmp_path / out / "model").named_parameters()) for out in ("whole", "parted")]
+    assert ends[0] == ends[1]
+
+
+def test_the_adapter_leaves_the_backbone_alone(ray_cluster: None, tmp_path: Path, model: Path) -> None:
+    result = stage("adapter", tmp_path, model, "adapter", lambda _: None)
+    assert result["backbone_before"] == result["backbone_after"]
+    assert result["backbone_before"] == digest(load_policy(model).named_parameters())
+    assert (tmp_path / "adapter" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_worker_that_fails_ends_the_stage_with_its_own_error(ray_cluster: None, tmp_path: Path, model: Path) -> None:
+    made = cases.examples(tmp_path)
+    made[0].study.image.write_bytes(b"no image")
+    config = cases.config(tmp_path, workers=1, steps=3)
+    with pytest.raises(StageError, match=r"0\.png"):
+        train_supervised("mcl", config, model, made, tmp_path / "out", lambda _: None, False)
+
+
+def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(ray_cluster: None, tmp_path: Path) -> None:
+    config = learner_cases.config(tmp_path, ranks=2)
+    group = LearnerGroup(config, learner_cases.model_folder(config, tmp_path))
+    group.start()
+    try:
+        scored = learner_cases.scored_groups(tmp_path, 5)
+        metrics = group.learn(scored)
+        assert metrics["updated"] == 1
+        assert metrics["tokens"] == sum(learner_cases.lengths(scored))
+        group.save_checkpoint(tmp_path / "checkpoints", 1, {"position": 5})
+        second = group.learn(scored)
+        assert group.load_checkpoint(tmp_path / "checkpoints") == (1, {"position": 5, "weight_version": 1})
+        again = group.learn(scored)
+        assert (again["loss"], again["grad_norm"]) == (second["loss"], second["grad_norm"])
+        group.save_model(tmp_path / "out" / "model")
+        assert torch.isfinite(next(load_policy(tmp_path / "out" / "model").parameters())).all()
+        prompt = replace(scored[0].group.prompt, image=str(tmp_path / "missing.png"))
+        broken = replace(scored[0], group=replace(scored[0].group, prompt=prompt))
+        with pytest.raises(LearnerError, match=r"rank \d failed in learn(.|\n)*missing\.png"):
+            group.learn([broken])
+        assert group.ranks == []
+    finally:
+        group.shutdown()
