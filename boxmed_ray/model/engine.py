@@ -58,6 +58,11 @@ class OptimizerSettings(Protocol):
         ...
 
     @property
+    def adam_beta2(self) -> float:
+        """Memory of the squared gradient."""
+        ...
+
+    @property
     def grad_clip(self) -> float:
         """Gradient norm above which gradients are scaled down."""
         ...
@@ -133,7 +138,11 @@ class Engine:
         trainable = [p for p in module.parameters() if p.requires_grad]
         if not trainable:
             raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
-        options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "betas": (0.9, 0.95)}
+        options: dict[str, Any] = {
+            "lr": settings.lr,
+            "weight_decay": settings.weight_decay,
+            "betas": (0.9, settings.adam_beta2),
+        }
         self._guard = _GuardedAdamW(trainable, settings.grad_clip, **options) if self.stage == 0 else None
         optimizer = self._guard or torch.optim.AdamW(trainable, **options)
         self.ds, *_ = deepspeed.initialize(

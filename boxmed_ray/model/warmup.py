@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from boxmed_ray.config import SupervisedConfig
 from boxmed_ray.data.concepts import label_of
 from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.study import Study
@@ -27,7 +28,8 @@ from boxmed_ray.model.backbone import prepare
 from boxmed_ray.model.engine import cosine_lr
 from boxmed_ray.model.policy import load_policy, load_processor
 
-BATCH, LR, WARMUP, BOX_WEIGHT = 64, 2e-3, 20, 5.0
+BATCH, BOX_WEIGHT = 64, 5.0
+_SETTINGS = SupervisedConfig(lr=2e-3, warmup_steps=20, min_lr_ratio=0.05)
 
 
 def warm_up_vision(
@@ -60,26 +62,20 @@ def warm_up_vision(
         torch.manual_seed(seed)
         head = nn.Linear(model.config.text_config.hidden_size, targets.shape[1] * 5)
     parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(parameters, weight_decay=_SETTINGS.weight_decay, betas=(0.9, _SETTINGS.adam_beta2))
     order = random.Random(f"warm-up/{seed}")
     tower.train()
     for step in range(steps):
         chosen = order.sample(range(len(studies)), min(BATCH, len(studies)))
         loss = _loss(head(images.mean_tokens(tower, chosen)).view(len(chosen), -1, 5), targets[chosen])
         for group in optimiser.param_groups:
-            group["lr"] = cosine_lr(step, _Schedule, steps)
+            group["lr"] = cosine_lr(step, _SETTINGS, steps)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(parameters, _SETTINGS.grad_clip)
         optimiser.step()
         on_step(step + 1, float(loss.detach()))
     model.save_pretrained(folder)
-
-
-class _Schedule:
-    """What ``cosine_lr`` reads."""
-
-    lr, warmup_steps, min_lr_ratio, weight_decay, grad_clip, zero_stage = LR, WARMUP, 0.05, 0.01, 1.0, 0
 
 
 def _targets(studies: Sequence[Study]) -> Tensor:

@@ -99,7 +99,7 @@ def test_the_first_update_is_the_plain_policy_gradient(folder: Path) -> None:
     before = parameters(rank)
     metrics = rank.learn(split(groups, 1, 2)[0])
     assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
     optimizer.step()
     after, expected = parameters(rank), dict(model.named_parameters())
     for name, value in after.items():
