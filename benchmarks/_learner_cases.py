@@ -22,7 +22,7 @@ from boxmed_ray.model.collate import GroupEncoder
 from boxmed_ray.model.shared_prefix import GroupInputs
 from boxmed_ray.model.tiny import build_tiny
 
-SIZES = ModelConfig(hidden_size=256, layers=4, vision_hidden_size=192, vision_layers=4, max_length=1024)
+SIZES = ModelConfig(hidden_size=256, layers=4, vision_hidden_size=192, vision_layers=4, patch_size=14, max_length=1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,9 @@ def make_batch(shape: Shape, model: Path, folder: Path) -> Batch:
     responses = [plain[torch.randint(len(plain), (shape.response,), generator=generator)] for _ in range(shape.n)]
     encoder = GroupEncoder(processor, shape.side)
     group = encoder.group(study.image, Task.GROUND, "Small pleural effusion at the left base.", responses)
+    found = int(group.image_grid_thw.prod()) // 4
+    if found != shape.image_tokens:
+        raise RuntimeError(f"the image makes {found} tokens instead of {shape.image_tokens}")
     return Batch(group, torch.randn(shape.n, generator=generator))
 
 
