@@ -161,7 +161,15 @@ class Run:
                 progress.update(step, {"loss": loss})
 
             build_tiny(config.model, config.data.image_size, words, config.seed, folder)
-            warm_up_vision(folder, train, dataset.images.load, steps=steps, seed=config.seed, on_step=show)
+            warm_up_vision(
+                folder,
+                train,
+                dataset.images.load,
+                steps=steps,
+                seed=config.seed,
+                threads=config.resources.threads,
+                on_step=show,
+            )
 
     def _train(self, dataset: Dataset) -> None:
         if not self.done("mcl"):

@@ -39,6 +39,7 @@ def warm_up_vision(
     *,
     steps: int,
     seed: int,
+    threads: int,
     on_step: Callable[[int, float], None],
 ) -> None:
     """Train vision tower and projector of the model in ``folder``, in place.
@@ -49,10 +50,12 @@ def warm_up_vision(
         load: a study's image at the size the model sees.
         steps: of ``BATCH`` images.
         seed: of the order and the head.
+        threads: of this process from now on: more than there are idle cores spin against each other, tenfold slower.
         on_step: told the step and its loss.
     """
     if not any(grounded_findings(study) for study in studies):
         return
+    torch.set_num_threads(threads)
     model, processor = load_policy(folder), load_processor(folder)
     prepare(model)
     targets = _targets(studies)

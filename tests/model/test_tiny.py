@@ -98,7 +98,7 @@ def test_an_image_size_that_patches_do_not_fill_is_refused(tmp_path: Path) -> No
 def test_the_warm_up_learns_and_leaves_the_language_model_alone(folder: Path, studies: list[Study]) -> None:
     before = {name: value.clone() for name, value in load_policy(folder).state_dict().items()}
     losses: list[float] = []
-    warm_up_vision(folder, studies, load, steps=30, seed=0, on_step=lambda _, loss: losses.append(loss))
+    warm_up_vision(folder, studies, load, steps=30, seed=0, threads=1, on_step=lambda _, loss: losses.append(loss))
     after = load_policy(folder).state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed
