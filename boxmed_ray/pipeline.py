@@ -142,7 +142,8 @@ class Run:
             raise ConfigError(f"{self.folder}: the data set has changed since this run started; start a new run")
         if known is None:
             self.mark_done("data", {"seconds": round(time.monotonic() - began, 2), "hash": dataset.hash})
-        log(f"data: {len(dataset.studies)} studies, {len(dataset.skipped)} skipped")
+        where = f", listed in {self.folder / 'data' / 'skipped.jsonl'}" if dataset.skipped else ""
+        log(f"data: {len(dataset.studies)} studies, {len(dataset.skipped)} skipped{where}")
         return dataset
 
     def _init_model(self, dataset: Dataset) -> None:
