@@ -17,7 +17,7 @@ import torch
 from _common import say
 
 from boxmed_ray.actors.types import Prompt
-from boxmed_ray.config import DataConfig, ModelConfig, ResourcesConfig, RunConfig, SVRConfig
+from boxmed_ray.config import DataConfig, ModelConfig, ResourcesConfig, RunConfig, SVRConfig, load_config
 from boxmed_ray.data.examples import corpus, ground_prompts, mcl_examples
 from boxmed_ray.data.load import Dataset, load_studies
 from boxmed_ray.data.prompts import Task
@@ -28,6 +28,8 @@ from boxmed_ray.model.tiny import build_tiny
 from boxmed_ray.stages.evaluation import prompt_of
 
 _BATCH = 16
+_STUDIES = 192
+"""Enough that every step of a run but those of demo-64 sees images it has not seen, as in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Shape:
         group_size: responses a prompt.
         cap: tokens of a response at most.
         hazard: chance in 1/tokens that a response ends at a token; 0 takes a model taught to answer in form.
+        recipe: the model is the demo recipe's instead of one of 192 x 4 layers with Qwen2-VL's patches of 14 px.
         lr: of both sides. Small where nothing is to be learned, so that lengths stay as they are.
         rewards: name → weight. ``length`` lets rewards differ inside a group where no answer is well formed.
     """
@@ -50,6 +53,7 @@ class Shape:
     group_size: int
     cap: int
     hazard: float = 0.0
+    recipe: bool = False
     lr: float = 1e-6
     rewards: dict[str, float] = field(default_factory=lambda: {"iou": 1.0, "format": 1.0})
 
@@ -60,7 +64,7 @@ class Shape:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of one image."""
+        """Tokens of one image at most."""
         return (self.image_size // 28) ** 2
 
 
@@ -68,6 +72,7 @@ _ANY = {"iou": 1.0, "format": 1.0, "length": 1.0}
 SHAPES = {
     "demo": Shape("demo", 112, prompts=2, group_size=8, cap=64),
     "demo-64": Shape("demo-64", 112, prompts=8, group_size=8, cap=64),
+    "recipe": Shape("recipe", 112, prompts=32, group_size=8, cap=48, recipe=True),
     # A cap of 256 cuts one in five: the mean is 160 (1 − e^(−256/160)) = 128.
     "real": Shape("real", 672, prompts=1, group_size=16, cap=256, hazard=1 / 160, rewards=_ANY),
 }
@@ -104,19 +109,23 @@ class Case:
 
 def prepare(shape: Shape, steps: int, folder: Path, teach_steps: int) -> Path:
     """Make the case of ``shape`` for ``steps`` steps below ``folder``; the path of its file."""
+    torch.set_num_threads(1)  # two would spin against whatever else runs
+    say(f"{shape.name}: {shape.samples} responses a step, image of {shape.image_size} px, cap {shape.cap}")
     config = _config(shape, steps)
     dataset = load_studies(config.data, config.seed, folder / "data")
     examples = ground_prompts(dataset.split("train"), steps * shape.prompts, none_share=0.05, seed=config.seed)
-    model = folder / f"model-{shape.image_size}-{shape.hazard:g}"
+    kind = f"ends-{1 / shape.hazard:.0f}" if shape.hazard else "taught-recipe" if shape.recipe else "taught"
+    model = folder / f"model-{shape.image_size}-{kind}"
     if not model.is_dir():
-        words = corpus(dataset.split("train"))
-        build_tiny(config.model, shape.image_size, words, config.seed, model)
+        part = model.with_suffix(".part")
+        build_tiny(config.model, shape.image_size, corpus(dataset.split("train")), config.seed, part)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             if shape.hazard:
-                _draw_lengths(model, dataset, config, shape.hazard)
+                _draw_lengths(part, dataset, config, shape.hazard)
             else:
-                _teach(model, dataset, config, teach_steps)
+                _teach(part, dataset, config, teach_steps)
+        part.rename(model)
     case = Case(shape, config, model.resolve(), [prompt_of(example) for example in examples])
     path = folder / f"case-{shape.name}.pkl"
     case.save(path)
@@ -124,14 +133,18 @@ def prepare(shape: Shape, steps: int, folder: Path, teach_steps: int) -> Path:
 
 
 def _config(shape: Shape, steps: int) -> RunConfig:
-    prompt_tokens = 64  # the chat turn around the image, with room to spare
+    length = shape.image_tokens + shape.cap + 64  # the chat turn around the image has some 30
+    model = ModelConfig(hidden_size=192, layers=4, vision_hidden_size=128, vision_layers=3, patch_size=14)
+    if shape.recipe:
+        model = load_config("phantom-cpu").model
     return RunConfig(
         name="benchmark-step",
-        data=DataConfig(kind="phantom", train_studies=256, test_studies=4, image_size=shape.image_size),
-        model=ModelConfig(max_length=shape.image_tokens + prompt_tokens + shape.cap),
+        data=DataConfig(kind="phantom", train_studies=_STUDIES, test_studies=4, image_size=shape.image_size),
+        model=model.model_copy(update={"max_length": length}),
         svr=SVRConfig(
             steps=steps, prompts_per_step=shape.prompts, group_size=shape.group_size, max_new_tokens=shape.cap,
-            lr=shape.lr, warmup_steps=0, min_lr_ratio=1.0, rewards=shape.rewards, checkpoint_every=steps + 1,
+            rewards=shape.rewards, lr=shape.lr, warmup_steps=0, min_lr_ratio=1.0, kl_beta=0.01, micro_groups=16,
+            checkpoint_every=steps + 1,
         ),
         resources=ResourcesConfig(
             train_workers=1, learner_ranks=1, rollout_workers=1, reward_workers=1, threads=1,
@@ -159,6 +172,8 @@ def _teach(folder: Path, dataset: Dataset, config: RunConfig, steps: int) -> Non
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if step % 25 == 0:
+            say(f"step {step}: loss {loss.item():.3f}")
     say(f"loss {loss.item():.3f}")
     policy.save_policy(model, processor, folder)
 
@@ -174,6 +189,9 @@ def _draw_lengths(folder: Path, dataset: Dataset, config: RunConfig, hazard: flo
     embeddings, end = model.get_input_embeddings().weight, tokenizer.eos_token_id
     banned = policy.vision_token_ids(tokenizer)
     with torch.no_grad():
+        for matrix in (parameter for parameter in model.parameters() if parameter.dim() > 1):
+            # As small as published models start: all tokens are about equally likely.
+            matrix.mul_(0.02 / model.config.text_config.initializer_range)
         embeddings[:, 0] = 0.5
         for _ in range(3):  # raising the end token's component changes the hidden states a little
             ends, first = _end_statistics(model, processor, dataset, config)

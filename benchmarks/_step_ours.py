@@ -73,6 +73,7 @@ def measure(case: Case, warm: int, core: int) -> dict[str, Any]:
                 part.wait_ready()
             start_s = time.perf_counter() - began
             loop = Reinforcement(config, rollouts, rewards, learner)
+            start_cpu_s = cpu_seconds()
             loop.push()
             pin_tree(core)
             with Stopwatch(folder / "metrics.jsonl", warm) as clock:
@@ -82,7 +83,10 @@ def measure(case: Case, warm: int, core: int) -> dict[str, Any]:
             learner.shutdown()
             rewards.shutdown()
             rollouts.shutdown()
-    return _summary(clock, used) | {"start_s": round(start_s, 1)}
+    return _summary(clock, used) | {
+        "start_s": round(start_s, 1),
+        "start_cpu_s": {actor: round(value, 1) for actor, value in start_cpu_s.items()},
+    }
 
 
 def _summary(clock: Stopwatch, used: dict[str, float]) -> dict[str, Any]:

@@ -91,11 +91,12 @@ def measure(case: Case, warm: int, core: int, micro_batch: int | None = None) ->
     torch.set_num_threads(1)
     ends = StepEnds(warm)
     with tempfile.TemporaryDirectory() as folder:
-        processor = policy.load_processor(case.model)
+        processor: Any = policy.load_processor(case.model)
+        processor.tokenizer.padding_side = "left"  # GRPOTrainer requires it of a processor that is handed to it
         trainer = TimedTrainer(
             model=str(case.model),
             args=_arguments(case, processor, folder, micro_batch or case.shape.samples),
-            reward_funcs=_reward_function(case.config, processor.tokenizer.eos_token_id),  # type: ignore[attr-defined]
+            reward_funcs=_reward_function(case.config, processor.tokenizer.eos_token_id),
             train_dataset=_dataset(case),
             processing_class=processor,
             callbacks=[ends],
@@ -137,7 +138,7 @@ def _arguments(case: Case, processor: Any, folder: str, micro_batch: int) -> GRP
         learning_rate=svr.lr,
         lr_scheduler_type="constant",
         weight_decay=svr.weight_decay,
-        adam_beta2=0.95,
+        adam_beta2=svr.adam_beta2,
         max_grad_norm=svr.grad_clip,
         beta=svr.kl_beta,
         use_bias_correction_kl=False,

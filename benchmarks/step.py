@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ PEER_SETTINGS = {
 }
 
 
+SIDES = ("ours", "trl")
+
+
 def main() -> None:
     args = _arguments()
     if args.worker:
@@ -37,10 +41,9 @@ def main() -> None:
         return
     if args.quick:
         args.steps, args.runs = 2, 1
+    names = args.shape or ["demo", "real"] + ([] if args.quick else ["demo-64", "recipe"])
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.keep or Path(temporary)
-        results = {name: _shape(name, args, folder) for name in args.shape or ("demo", "real", "demo-64")}
-    fixed = [results.pop(name) for name in ("demo", "real") if name in results]
+        results = _measure(names, args, args.keep or Path(temporary))
     print_result(
         {
             "name": "step",
@@ -50,8 +53,8 @@ def main() -> None:
             "peer": {"name": "trl.GRPOTrainer", "settings": PEER_SETTINGS},
             "quick": args.quick,
             "core": args.core,
-            "shapes": fixed,
-            "extra_shapes": list(results.values()),
+            "shapes": [result for result in results if result["name"] in {"demo", "real"}],
+            "extra_shapes": [result for result in results if result["name"] not in {"demo", "real"}],
         }
     )
 
@@ -61,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run under a minute; its figures mean nothing")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a run (20)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each side, alternating (3)")
-    parser.add_argument("--shape", action="append", help="demo, real or demo-64; may be repeated (all)")
+    parser.add_argument("--shape", action="append", help="demo, real, demo-64 or recipe; may be repeated (all)")
     parser.add_argument("--core", type=int, default=last_core(), help="the core that both sides are pinned to")
     parser.add_argument("--keep", type=Path, help="folder that keeps models and phantoms for the next call")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -73,27 +76,36 @@ def _warm(quick: bool) -> int:
     return 2 if quick else 4
 
 
-def _shape(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure one shape: alternating runs of both sides, and what comes out of them."""
+def _measure(names: list[str], args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Alternating runs of both sides for each shape, and what comes out of them."""
     from _step_cases import QUICK, SHAPES, prepare
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    shape = (QUICK if args.quick else SHAPES)[name]
+    shapes = {name: (QUICK if args.quick else SHAPES)[name] for name in names}
     warm = _warm(args.quick)
-    say(f"{name}: {shape.samples} responses a step, {shape.image_tokens} image tokens, cap {shape.cap}")
-    case = prepare(shape, warm + args.steps, folder, teach_steps=150)
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
-    for index in range(args.runs):
-        for side, done in runs.items():
-            result = run_worker(Path(__file__), {"side": side, "case": str(case), "warm": warm, "core": args.core})
-            done.append(result)
-            say(f"{name}: run {index + 1} of {args.runs}, {side}: {result['step_s']:.3f} s a step")
-    return _compare(name, shape, runs)
+    cases = {name: prepare(shape, warm + args.steps, folder, teach_steps=150) for name, shape in shapes.items()}
+
+    def run(name: str, side: str) -> dict[str, Any]:
+        task = {"side": side, "case": str(cases[name]), "warm": warm, "core": args.core}
+        result = run_worker(Path(__file__), task)
+        tokens = f"{result['response_tokens']:g} tokens a response"
+        say(f"{name}, {side}: {result['step_s']:.3f} s a step ({result['cpu_s']:.3f} s of processor), {tokens}")
+        return result
+
+    turns = [(name, side) for name in names for _ in range(args.runs) for side in SIDES]
+    # Most of a quick run is start-up, which may overlap; runs that count are alone on the machine.
+    with ThreadPoolExecutor(2 if args.quick else 1) as pool:
+        done = list(zip(turns, pool.map(lambda turn: run(*turn), turns), strict=True))
+    return [
+        _compare(name, shape, {side: [result for turn, result in done if turn == (name, side)] for side in SIDES})
+        for name, shape in shapes.items()
+    ]
 
 
 def _compare(name: str, shape: Any, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     ours, trl = runs["ours"], runs["trl"]
+    ratios = [round(b["step_s"] / a["step_s"], 3) for a, b in zip(ours, trl, strict=True)]
 
     def middle(side: list[dict[str, Any]], key: str, part: str | None = None) -> float:
         return median([run[key] if part is None else run[key][part] for run in side])
@@ -102,7 +114,8 @@ def _compare(name: str, shape: Any, runs: dict[str, list[dict[str, Any]]]) -> di
         "name": name,
         "ours_s": middle(ours, "step_s"),
         "trl_s": middle(trl, "step_s"),
-        "ratio_trl": median([b["step_s"] / a["step_s"] for a, b in zip(ours, trl, strict=True)], 3),
+        "ratio_trl": median(ratios, 3),
+        "ratio_runs": ratios,
         "phases_s": {part: middle(ours, "phases_s", part) for part in ours[0]["phases_s"]},
         "unaccounted_share": middle(ours, "unaccounted_share"),
         "cpu_s": {side: middle(done, "cpu_s") for side, done in runs.items()},
@@ -111,7 +124,6 @@ def _compare(name: str, shape: Any, runs: dict[str, list[dict[str, Any]]]) -> di
         "prompts": shape.prompts,
         "group_size": shape.group_size,
         "cap": shape.cap,
-        "image_tokens": shape.image_tokens,
         "prompt_tokens": middle(trl, "prompt_tokens"),
         "response_tokens": {side: middle(done, "response_tokens") for side, done in runs.items()},
         "truncated": {side: middle(done, "truncated") for side, done in runs.items()},
