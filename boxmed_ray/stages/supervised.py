@@ -94,19 +94,19 @@ def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]],
     progress = _Tail(out_folder / PROGRESS)
     try:
         fit.start()
-        while fit.is_alive():
-            fit.join(_POLL_S)
+        while not fit.ended.wait(_POLL_S):
             for line in progress.new():
                 on_progress(line)
     except KeyboardInterrupt:
         print("\nstopping after this step; a checkpoint is being written …", file=sys.stderr, flush=True)
         (out_folder / STOP).touch()
-        fit.join(_STOP_TIMEOUT_S)
-        if fit.is_alive():
+        if not fit.ended.wait(_STOP_TIMEOUT_S):
             log.error("the workers did not stop within %.0f s; the last periodic checkpoint stands", _STOP_TIMEOUT_S)
         elif fit.error is not None:
             log.error("the workers failed while stopping:\n%s", _worker_traceback(fit.error))
         (out_folder / STOP).unlink(missing_ok=True)
+        for line in progress.new():
+            on_progress(line)
         raise
     for line in progress.new():
         on_progress(line)
@@ -118,18 +118,24 @@ class _Fit(threading.Thread):
     """``TorchTrainer.fit`` beside the driver's own thread, which stays free for progress and signals.
 
     Off the main thread Ray Train leaves SIGINT alone; on it, a Ctrl-C would abort the workers at once.
+
+    Wait for ``ended``, never with ``join``: a signal that interrupts ``join`` makes Python 3.11 take the thread for
+    ended (its cure of bpo-45274 cannot tell its own lock from the thread's).
     """
 
     def __init__(self, job: Job) -> None:
         super().__init__(name=f"fit-{job.kind}", daemon=True)
         self.job = job
         self.error: BaseException | None = None
+        self.ended = threading.Event()
 
     def run(self) -> None:
         try:
             _trainer(self.job).fit()
         except BaseException as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _trainer(job: Job) -> Any:
