@@ -30,6 +30,8 @@ from boxmed_ray.actors.vllm_start import start
 from boxmed_ray.actors.weight_fleet import Phase
 from boxmed_ray.model.policy import load_processor, vision_token_ids
 
+_BEGUN = "a push was begun and not finished"
+
 
 class RolloutEngine:
     """A vLLM engine for one model folder.
@@ -129,7 +131,7 @@ class RolloutEngine:
             case Phase.PAUSE:
                 self._paused = True
             case Phase.START:
-                self._incomplete = "a push was begun and not finished"
+                self._incomplete = _BEGUN
                 self._llm.collective_rpc("abandon_weight_update")
                 self._llm.start_weight_update()
             case Phase.UPDATE:
@@ -251,7 +253,8 @@ class RolloutEngine:
         try:
             yield
         except Exception as error:
-            self._incomplete = f"a push failed: {error}"
+            if self._incomplete == _BEGUN:  # what went wrong first, not what followed from it
+                self._incomplete = f"a push failed: {error}"
             raise
 
     def _finish(self, version: int) -> None:

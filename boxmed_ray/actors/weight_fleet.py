@@ -53,7 +53,7 @@ class PushReport:
         version: learner updates behind the weights.
         nbytes: size of the file.
         gather_s: seconds to gather the parameters and write the file.
-        phases_s: seconds of each phase, the slowest worker deciding.
+        phases_s: seconds of each phase, from the end of the one before on the slowest worker to its own end there.
         workers: names of the workers that have the version.
         failures: the others.
     """
@@ -203,22 +203,29 @@ class WorkerFleet:
             raise PushError(self.report)
         return self.report
 
-    def run(self, phase: Phase, payload: Payload | None = None) -> None:
-        """One phase on every worker still taking part, all at once; those that fail fall out."""
-        started = time.monotonic()
-        deadline = started + self._timeout_s
-        survivors: list[WorkerClient] = []
-        for client, pending in [(client, _submit(client, phase, payload or {})) for client in self.active]:
-            try:
-                pending().result(max(0.0, deadline - time.monotonic()))
-                survivors.append(client)
-            except TimeoutError:
-                self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
-            except Exception as error:
-                # Whatever ended it: this worker is out, and the report says why.
-                self._fail(client, phase, f"{type(error).__name__}: {_first_line(error)}")
-        self.active = survivors
-        self.report.phases_s[str(phase)] = time.monotonic() - started
+    def run(self, *phases: tuple[Phase, Payload]) -> None:
+        """Phases in order on every worker still taking part; those that fail fall out.
+
+        All phases are handed over at once, and a worker, which does one thing at a time, begins each when it has ended
+        the one before: nobody waits for the round trip or for a slower neighbour in between. What a worker that failed
+        still does of the later phases is ignored; it stays out of service whatever it does.
+        """
+        begun = {client: [_submit(client, *phase) for phase in phases] for client in self.active}
+        for index, (phase, _) in enumerate(phases):
+            started = time.monotonic()
+            deadline = started + self._timeout_s
+            survivors: list[WorkerClient] = []
+            for client in self.active:
+                try:
+                    begun[client][index]().result(max(0.0, deadline - time.monotonic()))
+                    survivors.append(client)
+                except TimeoutError:
+                    self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
+                except Exception as error:
+                    # Whatever ended it: this worker is out, and the report says why.
+                    self._fail(client, phase, f"{type(error).__name__}: {_first_line(error)}")
+            self.active = survivors
+            self.report.phases_s[str(phase)] = time.monotonic() - started
 
     def _fail(self, client: WorkerClient, phase: Phase, reason: str) -> None:
         self.report.failures.append(Failure(client.name, phase, reason))
@@ -227,19 +234,19 @@ class WorkerFleet:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Handshake: tell every worker what will come."""
-        self.run(Phase.CONNECT, init_info)
+        self.run((Phase.CONNECT, init_info))
 
     def start_weight_update(self) -> None:
         """Make ready to receive."""
-        self.run(Phase.START)
+        self.run((Phase.START, {}))
 
     def update_weights(self, update_info: Any) -> None:
         """Load the file that ``update_info`` names."""
-        self.run(Phase.UPDATE, update_info)
+        self.run((Phase.UPDATE, update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Put the loaded weights into use."""
-        self.run(Phase.FINISH, {"version": None if weight_version is None else int(weight_version)})
+        self.run((Phase.FINISH, {"version": None if weight_version is None else int(weight_version)}))
 
 
 def _submit(client: WorkerClient, phase: Phase, payload: Payload) -> Callable[[], Pending]:

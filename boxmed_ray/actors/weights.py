@@ -204,11 +204,13 @@ class ShmTrainerEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
         report = self._fleet.begin(version, clients)
         report.nbytes, report.gather_s = file.nbytes, gather_s
         self._connect(self._fleet.clients if clients is None else clients)
-        self._fleet.run(Phase.PAUSE)
-        self._fleet.start_weight_update()
-        self._fleet.update_weights({"path": str(file.path), "version": version})
-        self._fleet.finish_weight_update(str(version))
-        self._fleet.run(Phase.RESUME)
+        self._fleet.run(
+            (Phase.PAUSE, {}),
+            (Phase.START, {}),
+            (Phase.UPDATE, {"path": str(file.path), "version": version}),
+            (Phase.FINISH, {"version": version}),
+            (Phase.RESUME, {}),
+        )
         return self._fleet.end()
 
     def _connect(self, clients: Sequence[WorkerClient]) -> None:

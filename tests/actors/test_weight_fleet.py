@@ -30,7 +30,7 @@ def test_a_phase_runs_on_all_workers_at_once() -> None:
     workers = [Worker(lambda phase: together.wait() and None) for _ in range(3)]
     fleet = WorkerFleet([LocalClient(worker, str(i)) for i, worker in enumerate(workers)], timeout_s=10)
     fleet.begin(1)
-    fleet.run(Phase.PAUSE)  # a barrier of three opens only if all three are inside
+    fleet.run((Phase.PAUSE, {}))  # a barrier of three opens only if all three are inside
     assert fleet.end().workers == ["0", "1", "2"]
 
 
@@ -43,7 +43,7 @@ def test_a_late_worker_is_named_with_its_phase_and_the_timeout_holds_for_all_tog
     fleet.begin(4)
     started = time.monotonic()
     for phase in (Phase.START, Phase.UPDATE, Phase.FINISH):
-        fleet.run(phase)
+        fleet.run((phase, {}))
     took = time.monotonic() - started
     release.set()
     with pytest.raises(PushError, match=r"version 4 failed: w0 in phase update: no answer within 0.5 s; w2") as caught:
@@ -54,13 +54,36 @@ def test_a_late_worker_is_named_with_its_phase_and_the_timeout_holds_for_all_tog
     assert late[0].phases == ["start", "update"]
 
 
+def test_a_quick_worker_does_not_wait_between_phases_for_a_slow_one() -> None:
+    done = threading.Event()
+    slow = Worker(lambda phase: done.wait(10) and None if phase == "pause" else None)
+    quick = Worker(lambda phase: done.set() if phase == "update" else None)  # ends the slow one's first phase
+    fleet = WorkerFleet([LocalClient(slow, "slow"), LocalClient(quick, "quick")], timeout_s=5)
+    fleet.begin(1)
+    fleet.run((Phase.PAUSE, {}), (Phase.START, {}), (Phase.UPDATE, {}))
+    assert fleet.end().workers == ["slow", "quick"]
+    assert slow.phases == quick.phases == ["pause", "start", "update"]
+
+
+def test_a_failure_is_reported_with_the_phase_it_began_in() -> None:
+    def fail(phase: str) -> None:
+        if phase != "start":
+            raise ValueError(f"{phase} went wrong")
+
+    fleet = WorkerFleet([LocalClient(Worker(fail), "bad")], timeout_s=5)
+    fleet.begin(2)
+    fleet.run((Phase.START, {}), (Phase.UPDATE, {}), (Phase.FINISH, {}))
+    with pytest.raises(PushError, match=r"bad in phase update: ValueError: update went wrong$"):
+        fleet.end()
+
+
 def test_a_worker_that_raises_falls_out_with_its_own_words() -> None:
     def fail(phase: str) -> None:
         raise ValueError("the moon is in the way\nsecond line")
 
     fleet = WorkerFleet([LocalClient(Worker(fail), "bad")], timeout_s=5)
     fleet.begin(2)
-    fleet.run(Phase.START)
+    fleet.run((Phase.START, {}))
     with pytest.raises(PushError, match=r"bad in phase start: ValueError: the moon is in the way$"):
         fleet.end()
 
@@ -75,7 +98,7 @@ def test_a_worker_that_cannot_even_be_called_falls_out() -> None:
     good = Worker()
     fleet = WorkerFleet([Dead(), LocalClient(good, "good")], timeout_s=5)  # type: ignore[list-item]
     fleet.begin(3)
-    fleet.run(Phase.PAUSE)
+    fleet.run((Phase.PAUSE, {}))
     with pytest.raises(PushError, match="dead in phase pause: ConnectionError: gone"):
         fleet.end()
     assert good.phases == ["pause"]
@@ -112,7 +135,7 @@ def test_ray_actors_that_hang_or_die_cost_only_themselves(ray_cluster: None) -> 
     clients = [RayClient(hanging, "hanging"), RayClient(dead, "dead"), RayClient(good, "good")]
     fleet = WorkerFleet(clients, timeout_s=15)
     fleet.begin(9)
-    fleet.run(Phase.START)
+    fleet.run((Phase.START, {}))
     fleet.finish_weight_update("9")
     with pytest.raises(PushError) as caught:
         fleet.end()
