@@ -7,6 +7,7 @@ What does not: torch, vLLM or Ray, so that a wrong key fails within a second.
 from __future__ import annotations
 
 import importlib.resources
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,6 +70,43 @@ class ModelConfig(Part):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Weights in training and generation.")
 
 
+TrainedPart = Literal["language_model", "projector", "vision_tower"]
+
+
+class LoraFields(Part):
+    """The size of LoRA matrices (arXiv 2106.09685)."""
+
+    rank: int = Field(8, ge=1, le=256, description="LoRA r.")
+    alpha: int = Field(16, ge=1, description="LoRA alpha; the product of the matrices is scaled by alpha / r.")
+    dropout: Share = Field(0.0, description="LoRA dropout.")
+
+
+class LoraConfig(LoraFields):
+    """LoRA on parts of the model, which are frozen themselves."""
+
+    parts: tuple[TrainedPart, ...] = Field(
+        ("language_model",), min_length=1, description="Which parts get LoRA on their linear layers."
+    )
+
+
+class TrainableConfig(Part):
+    """What a stage trains (arXiv 2504.18453, table 5). A part with LoRA is frozen whatever its switch says."""
+
+    language_model: bool = Field(True, description="Train the language model, with its embeddings and head.")
+    projector: bool = Field(True, description="Train what maps image features to tokens: the merger or mergers.")
+    vision_tower: bool = Field(True, description="Train the vision tower without its mergers.")
+    lora: LoraConfig | None = Field(None, description="LoRA on some parts; null for none, {} for the defaults.")
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> TrainableConfig:
+        if not (self.language_model or self.projector or self.vision_tower or self.lora):
+            raise ValueError(
+                "language_model, projector and vision_tower are all false and lora is null, so nothing would train; "
+                "switch one on, or set lora"
+            )
+        return self
+
+
 class SupervisedConfig(Part):
     """A supervised stage: AdamW, cosine, cross-entropy on the response tokens only."""
 
@@ -87,6 +125,7 @@ class SupervisedConfig(Part):
 class MCLConfig(SupervisedConfig):
     """Medical concept learning."""
 
+    train: TrainableConfig = TrainableConfig()
     grounding_share: Share = Field(0.8, description="Share of examples that ask for boxes; the rest ask for chains.")
     noisy_box_share: Share = Field(1.0, description="Share of boxes drawn as a second reader would draw them.")
     box_jitter: float = Field(0.15, ge=0, le=1, description="Spread of a noisy box's sides, relative to side length.")
@@ -95,17 +134,20 @@ class MCLConfig(SupervisedConfig):
     )
 
 
-class AdapterConfig(SupervisedConfig):
+class AdapterConfig(SupervisedConfig, LoraFields):
     """The downstream LoRA adapter on plain reports; the backbone is frozen."""
 
-    rank: int = Field(8, ge=1, le=256, description="LoRA r.")
-    alpha: int = Field(16, ge=1, description="LoRA alpha.")
-    dropout: Share = Field(0.0, description="LoRA dropout.")
+    @property
+    def train(self) -> TrainableConfig:
+        """LoRA on the language model alone: vLLM serves adapters of no other part."""
+        lora = LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+        return TrainableConfig(language_model=False, projector=False, vision_tower=False, lora=lora)
 
 
 class SVRConfig(Part):
     """Spatially verifiable reinforcement: GRPO on grounding prompts."""
 
+    train: TrainableConfig = TrainableConfig()
     steps: int = Field(60, ge=1, description="Learner updates.")
     prompts_per_step: int = Field(32, ge=1, description="Groups per update.")
     group_size: int = Field(8, ge=2, description="N, responses sampled per prompt.")
@@ -122,6 +164,9 @@ class SVRConfig(Part):
     grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
     kl_beta: float = Field(0.01, ge=0, description="Weight of KL to the frozen reference; 0 runs no reference pass.")
     kl_kind: Literal["k1", "k2", "k3"] = Field("k3", description="KL estimator.")
+    reference_device: Literal["learner", "cpu"] = Field(
+        "learner", description="Where the reference waits between its passes; cpu costs a copy to the GPU per update."
+    )
     clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low.")
     clip_high: float = Field(0.28, gt=0, description="ε_high.")
     scale: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by.")
@@ -137,6 +182,15 @@ class SVRConfig(Part):
     )
     checkpoint_every: int = Field(20, ge=1, description="Updates between checkpoints (one is also left on interrupt).")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+
+    @model_validator(mode="after")
+    def _learns_the_policy_that_sampled(self) -> SVRConfig:
+        if self.train.lora and self.train.lora.dropout:
+            raise ValueError(
+                f"train.lora.dropout = {self.train.lora.dropout:g}: responses are sampled without dropout, so that "
+                "with it another policy would be learned than the one that sampled; set it to 0"
+            )
+        return self
 
 
 class EvaluateConfig(Part):
@@ -234,9 +288,11 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for part in loc:
         annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        choices = [annotation, *typing.get_args(annotation)]  # of an optional part, ``Part | None``
+        found = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if found is None:
             break
-        model = annotation
+        model = found
     return list(model.model_fields)
 
 

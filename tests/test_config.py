@@ -38,6 +38,15 @@ def test_a_later_override_wins_over_an_earlier_one() -> None:
         ("data.image_size=113", ["data.image_size", "113", "multiple of 28"]),
         ("name=../elsewhere", ["name", "'../elsewhere'"]),
         ("data.kind=nih", ["data", "data.root", "--set data.root=DIR"]),
+        (
+            "svr.train={language_model: false, projector: false, vision_tower: false}",
+            ["svr.train", "language_model, projector and vision_tower are all false", "set lora"],
+        ),
+        ("mcl.train.lora={parts: []}", ["mcl.train.lora.parts", "at least 1"]),
+        ("mcl.train.lora={parts: [head]}", ["mcl.train.lora.parts", "'head'", "'vision_tower'"]),
+        ("svr.train.lora={r: 8}", ["unknown key 'svr.train.lora.r'", "rank, alpha, dropout, parts"]),
+        ("svr.train.lora.dropout=0.1", ["svr", "train.lora.dropout = 0.1", "set it to 0"]),
+        ("svr.reference_device=gpu", ["svr.reference_device", "'gpu'", "'cpu'"]),
         ("steps", ["key=value"]),
         ("=3", ["key=value"]),
         ("seed.low=1", ["seed"]),
@@ -49,6 +58,23 @@ def test_a_bad_override_is_refused_with_key_value_and_remedy(override: str, part
         load_config("phantom-cpu", [override] if override != "seed.low=1" else ["seed=1", override])
     for part in parts:
         assert part in str(error.value)
+
+
+def test_everything_trains_by_default_and_lora_alone_may_train() -> None:
+    config = load_config("phantom-cpu", ["svr.train={language_model: false, projector: false, vision_tower: false,"
+                                         " lora: {rank: 4}}"])  # fmt: skip
+    assert config.svr.train.lora is not None
+    assert (config.svr.train.lora.rank, config.svr.train.lora.parts) == (4, ("language_model",))
+    assert config.mcl.train.model_dump() == dict.fromkeys(("language_model", "projector", "vision_tower"), True) | {
+        "lora": None
+    }
+
+
+def test_the_adapter_stage_is_lora_on_the_language_model_alone() -> None:
+    train = load_config("phantom-cpu", ["adapter.rank=4", "adapter.alpha=12", "adapter.dropout=0.1"]).adapter.train
+    assert train.model_dump() == dict.fromkeys(("language_model", "projector", "vision_tower"), False) | {
+        "lora": {"rank": 4, "alpha": 12, "dropout": 0.1, "parts": ("language_model",)}
+    }
 
 
 def test_several_mistakes_are_all_told_at_once() -> None:

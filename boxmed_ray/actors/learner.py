@@ -32,7 +32,9 @@ from boxmed_ray.model import policy
 from boxmed_ray.model.collate import GroupEncoder
 from boxmed_ray.model.engine import Engine
 from boxmed_ray.model.engine_state import full_state_dict, resume, write_checkpoint
-from boxmed_ray.model.shared_prefix import ResponsePolicy, response_logprobs
+from boxmed_ray.model.reference import Reference, make_reference
+from boxmed_ray.model.shared_prefix import ResponsePolicy
+from boxmed_ray.model.trainable import select_trainable
 
 
 class LearnerRank:
@@ -72,15 +74,17 @@ class LearnerRank:
         settings, bfloat16 = self._settings, self._config.model.dtype == "bfloat16"
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         model = policy.load_policy(self._folder, dtype)
+        adapted = select_trainable(model, settings.train)
         self._model = model.train()
         self._processor = policy.load_processor(self._folder)
         self._banned = policy.vision_token_ids(self._processor.tokenizer)
         self._encoder = GroupEncoder(self._processor, self._config.data.image_size)
         total = settings.steps * settings.inner_epochs
         self._engine = Engine(ResponsePolicy(model), settings, total, bfloat16=bfloat16)
-        self._reference = None
+        self._reference: Reference | None = None
         if settings.kl_beta:
-            self._reference = policy.load_policy(self._folder, dtype).to(self._engine.device).requires_grad_(False)
+            on_cpu = settings.reference_device == "cpu"
+            self._reference = make_reference(self._engine, adapted, self._folder, dtype, on_cpu)
         self._loss_settings = LossSettings(
             clip_low=settings.clip_low, clip_high=settings.clip_high, aggregation=settings.aggregation,
             constant_length=settings.max_new_tokens, kl_beta=settings.kl_beta, kl_kind=settings.kl_kind,
@@ -113,8 +117,7 @@ class LearnerRank:
         with self._timed("encode"):
             micros = [self._encode(groups) for groups in batch.micro]
         with self._timed("reference"):
-            for micro in micros:
-                micro.reference = self._reference_logprobs(micro)
+            self._fill_reference(micros)
         normaliser = Normaliser(batch.tokens, batch.sequences)
         taken, metrics = 0, LossMetrics.empty()
         for _ in range(self._settings.inner_epochs):
@@ -200,8 +203,8 @@ class LearnerRank:
         return None if found is None else (found.step, found.state)
 
     def save_model(self, folder: Path) -> None:
-        """Write a folder that transformers and vLLM load, beside and renamed; all ranks call it."""
-        state = full_state_dict(self._engine.module, self.rank)
+        """Write a folder that transformers and vLLM load, LoRA merged, beside and renamed; all ranks call it."""
+        state = full_state_dict(self._engine.module, self.rank, merged=True)
         if self.rank == 0:
             temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
             own = {name.removeprefix("model."): value for name, value in state.items()}
@@ -226,11 +229,14 @@ class LearnerRank:
         settings = self._settings
         return {"mode": settings.shared_prompt, "banned_ids": self._banned, "temperature": settings.temperature}
 
-    def _reference_logprobs(self, micro: MicroBatch) -> Tensor | None:
-        if self._reference is None or micro.filler:
-            return None
-        with torch.no_grad():
-            return stack(response_logprobs(self._reference, micro.inputs, **self._options()).logprobs)
+    def _fill_reference(self, micros: list[MicroBatch]) -> None:
+        """Put the reference's log-probabilities into the micro-batches, where there is a reference."""
+        if self._reference is None:
+            return
+        with self._reference.ready() as forward:
+            for micro in micros:
+                if self._reference.collective or not micro.filler:
+                    micro.reference = stack(forward(micro.inputs, **self._options()).logprobs)
 
     def _accumulate(self, micro: MicroBatch, normaliser: Normaliser) -> tuple[Tensor, LossMetrics]:
         """Forward and backward of one micro-batch: its part of the loss, and its metrics."""

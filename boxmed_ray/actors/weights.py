@@ -29,14 +29,16 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo
 
 from boxmed_ray.actors.weight_file import TensorSpec, WeightFile, choose_directory, remove_stale
 from boxmed_ray.actors.weight_fleet import Phase, PushReport, WorkerClient, WorkerFleet
+from boxmed_ray.model.merged import MergedTensor, merged_tensors
 
 BACKEND = "shm"
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class ModuleWeights(WeightSource):
-    """The parameters of a module, whole, whatever ZeRO stage holds them.
+    """The parameters of a module, whole, whatever ZeRO stage holds them, and with LoRA merged into them.
 
+    Names are those of the backbone without LoRA, so that rollout workers need not know of it (model/merged.py).
     Under ZeRO-3 a rank holds a slice of every parameter, and gathering is a collective: all ranks must
     iterate, in step. One bucket at a time is whole in memory.
 
@@ -52,25 +54,25 @@ class ModuleWeights(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         """Name, dtype on the wire and full shape of every parameter; gathers nothing."""
         return [
-            ParamMeta(name, self._dtype or parameter.dtype, _full_shape(parameter))
-            for name, parameter in self._module.named_parameters()
+            ParamMeta(tensor.name, self._dtype or tensor.base.dtype, _full_shape(tensor.base))
+            for tensor in merged_tensors(self._module)
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for bucket in self._buckets():
-            with _gathered([parameter for _, parameter in bucket]):
-                for name, parameter in bucket:
-                    yield name, parameter.detach()
+            with _gathered([parameter for tensor in bucket for parameter in tensor.parameters]):
+                for tensor in bucket:
+                    yield tensor.name, tensor.value()
 
-    def _buckets(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
-        bucket: list[tuple[str, nn.Parameter]] = []
+    def _buckets(self) -> Iterator[list[MergedTensor]]:
+        bucket: list[MergedTensor] = []
         size = 0
-        for name, parameter in self._module.named_parameters():
-            nbytes = TensorSpec(name, parameter.dtype, _full_shape(parameter)).nbytes
+        for tensor in merged_tensors(self._module):
+            nbytes = TensorSpec(tensor.name, tensor.base.dtype, _full_shape(tensor.base)).nbytes
             if bucket and size + nbytes > self._bucket_bytes:
                 yield bucket
                 bucket, size = [], 0
-            bucket.append((name, parameter))
+            bucket.append(tensor)
             size += nbytes
         if bucket:
             yield bucket

@@ -1,8 +1,8 @@
 """The state of an Engine by parameter name, whatever the ZeRO stage and the number of ranks.
 
-What lives here: whole parameters, AdamW moments and random generators, gathered from ranks, put into a
-checkpoint and taken out again. What does not: folders, digests, which checkpoint is whole
-(checkpoint.py); pushing weights to vLLM (actors/weights.py).
+What lives here: whole parameters (with LoRA merged, if asked), AdamW moments and random generators, gathered
+from ranks, put into a checkpoint and taken out again. What does not: folders, digests, which checkpoint is
+whole (checkpoint.py); pushing weights to vLLM (actors/weights.py).
 
 A checkpoint holds whole float32 tensors under parameter names, never a rank's shard: a run resumes
 with another number of ranks or another stage. Every function here is called by all ranks together.
@@ -30,6 +30,7 @@ from torch import nn
 
 from boxmed_ray.checkpoint import Checkpoint, CheckpointStore, restore_rng, rng_state
 from boxmed_ray.model.engine import Engine
+from boxmed_ray.model.merged import merged_tensors
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 _FILE: Final = "engine.safetensors"
@@ -40,14 +41,24 @@ def full_parameters(module: nn.Module, *, trainable_only: bool = False) -> Itera
     for name, parameter in module.named_parameters():
         if trainable_only and not parameter.requires_grad:
             continue
-        with _whole(parameter):
+        with _whole([parameter]):
             yield name, parameter.detach()
 
 
-def full_state_dict(module: nn.Module, rank: int) -> dict[str, torch.Tensor]:
-    """Copies of all whole parameters on the CPU, on rank 0; empty on others, which only take part."""
+def merged_parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """As ``full_parameters``, with LoRA merged, under the backbone's own names (merged.py)."""
+    for tensor in merged_tensors(module):
+        with _whole(tensor.parameters):
+            yield tensor.name, tensor.value()
+
+
+def full_state_dict(module: nn.Module, rank: int, *, merged: bool = False) -> dict[str, torch.Tensor]:
+    """Copies of all whole parameters on the CPU, on rank 0; empty on others, which only take part.
+
+    With ``merged``, LoRA is merged into the tensors that it is on, and they have the backbone's own names.
+    """
     copies: dict[str, torch.Tensor] = {}
-    for name, tensor in full_parameters(module):
+    for name, tensor in merged_parameters(module) if merged else full_parameters(module):
         if rank == 0:
             copies[name] = tensor.cpu().clone()
     return copies
@@ -72,7 +83,7 @@ def resume(engine: Engine, store: CheckpointStore) -> Checkpoint | None:
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
-        KeyError: the checkpoint is of another model.
+        KeyError: the checkpoint is of another model, or other parts of it were trained.
     """
     found = store.latest()
     if found is None:
@@ -99,10 +110,14 @@ def _put_back(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
     """Undo ``_gather``; returns the stored generators of this rank."""
     with safe_open(folder / _FILE, framework="pt") as file:
         names = set(file.keys())
-        wanted = {f"param/{name}" for name, _ in _trainable(engine)}
-        stored = {name for name in names if name.startswith("param/")}
+        wanted = {(f"param/{name}", tuple(getattr(p, "ds_shape", p.shape))) for name, p in _trainable(engine)}
+        stored = {(name, tuple(file.get_slice(name).get_shape())) for name in names if name.startswith("param/")}
         if wanted != stored:
-            raise KeyError(f"{folder}: is of another model; parameters differ, such as {min(wanted ^ stored)}")
+            name, shape = min(wanted ^ stored)
+            raise KeyError(
+                f"{folder}: is of another model, or of a run that trained other parts of it; parameters differ, "
+                f"such as {name} {list(shape)}; resume with the model and the train settings that wrote it"
+            )
         updates = int(file.get_tensor("updates"))
         if updates:
             _prime_moments(engine, updates)
@@ -119,9 +134,9 @@ def _trainable(engine: Engine) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
 
 
-def _whole(parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
-    if hasattr(parameter, "ds_id"):
-        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
+def _whole(parameters: list[nn.Parameter], modifier_rank: int | None = None) -> Any:
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=modifier_rank)
     return nullcontext()
 
 
@@ -137,7 +152,7 @@ def _set_parameter(engine: Engine, parameter: nn.Parameter, value: torch.Tensor)
     value = value.to(engine.device)
     if engine.stage == 3:
         _set_local(engine, parameter, value, None)
-        with _whole(parameter, modifier_rank=0):
+        with _whole([parameter], modifier_rank=0):
             parameter.data.copy_(value)
         return
     parameter.data.copy_(value)

@@ -1,19 +1,27 @@
 """The policy: load a backbone and its processor from a folder, and know which ids it may never sample.
 
-What lives here: loading, saving, freezing, LoRA. What does not: building the tiny backbone (tiny.py),
-encoding inputs (inputs.py), log-probabilities (logprobs.py, shared_prefix.py).
+What lives here: loading, saving, the parts of a backbone, LoRA on them. What does not: what a stage trains
+(trainable.py), merging LoRA (merged.py), building the tiny backbone (tiny.py), encoding inputs (inputs.py),
+log-probabilities (logprobs.py, shared_prefix.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from boxmed_ray.config import TrainedPart
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+LANGUAGE_MODEL: tuple[TrainedPart, ...] = ("language_model",)
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of the language model; vLLM serves adapters on these."""
@@ -58,21 +66,44 @@ def save_policy(model: PreTrainedModel, processor: ProcessorMixin, folder: Path)
     processor.save_pretrained(folder)
 
 
-def add_lora(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> nn.Module:
-    """Freeze the backbone and add LoRA (arXiv 2106.09685, PEFT) to the language model's linear layers.
+def part_of(name: str) -> TrainedPart:
+    """The part that a parameter or module of a Qwen backbone belongs to, by its name.
 
-    The vision tower and projector get none: vLLM serves adapters of the language layers only.
+    Qwen3-VL's deepstack mergers are of the projector as its merger is. A head that is tied to the embeddings is the
+    same parameter, and both are of the language model.
+    """
+    _, visual, inside = name.partition("visual.")
+    if not visual:
+        return "language_model"
+    return "projector" if inside.startswith(("merger.", "deepstack_merger_list.")) else "vision_tower"
+
+
+def add_lora(
+    model: PreTrainedModel,
+    rank: int,
+    alpha: int,
+    dropout: float = 0.0,
+    parts: Collection[TrainedPart] = LANGUAGE_MODEL,
+) -> PeftModel:
+    """Freeze the backbone and add LoRA (arXiv 2106.09685, PEFT) to the linear layers of ``parts``.
+
+    The matrices go into the backbone's own layers; what is returned is PEFT's handle on them, for disabling and
+    saving. The head gets none, as it may be the embedding. vLLM serves adapters of the language model only;
+    LoRA on other parts has to be merged for it (merged.py).
     """
     from peft import LoraConfig, get_peft_model
 
     targets = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in LORA_TARGETS and "visual" not in name
+        if isinstance(module, nn.Linear)
+        and part_of(name) in parts
+        and (part_of(name) != "language_model" or name.rpartition(".")[2] in LORA_TARGETS)
     ]
-    return get_peft_model(
+    adapted: PeftModel = get_peft_model(
         model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     )
+    return adapted
 
 
 def digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -49,7 +49,7 @@ def train_supervised(
     """Run a supervised stage to its end; Ray must be initialised.
 
     Args:
-        kind: "mcl" trains the whole model; "adapter" trains LoRA on a frozen backbone.
+        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" trains LoRA on a frozen backbone.
         config: of the run; ``config.mcl`` or ``config.adapter`` is the stage's.
         model_folder: what the stage starts from.
         examples: the stage's data; each epoch goes through it in an order of its own.

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import nn
 
 from boxmed_ray.checkpoint import CheckpointStore
-from boxmed_ray.config import AdapterConfig, RunConfig, SupervisedConfig
+from boxmed_ray.config import AdapterConfig, MCLConfig, RunConfig
 from boxmed_ray.data.prompts import Task
 
 Kind = Literal["mcl", "adapter"]
@@ -46,7 +46,7 @@ class Job:
     """What a worker needs.
 
     Attributes:
-        kind: "mcl" trains everything; "adapter" freezes the backbone and trains LoRA.
+        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" freezes the backbone and trains LoRA.
         out_folder: gets ``model`` or ``adapter``, ``checkpoints`` and the progress file.
     """
 
@@ -57,7 +57,7 @@ class Job:
     rows: list[Row]
 
     @property
-    def settings(self) -> SupervisedConfig:
+    def settings(self) -> MCLConfig | AdapterConfig:
         """The stage's part of the config."""
         return self.config.mcl if self.kind == "mcl" else self.config.adapter
 
@@ -106,14 +106,14 @@ class Worker:
         from boxmed_ray.model.collate import GroupEncoder
         from boxmed_ray.model.engine import Engine
         from boxmed_ray.model.shared_prefix import ResponsePolicy
+        from boxmed_ray.model.trainable import select_trainable
 
         self.job, self.rank = job, dist.get_rank()
         bfloat16 = job.config.model.dtype == "bfloat16"
         backbone = policy.load_policy(job.model_folder, torch.bfloat16 if bfloat16 else torch.float32)
-        self.model: nn.Module = backbone
-        if isinstance(job.settings, AdapterConfig):
-            # PEFT puts LoRA into the backbone's own layers; its wrapper is needed for saving only.
-            self.model = policy.add_lora(backbone, job.settings.rank, job.settings.alpha, job.settings.dropout)
+        adapted = select_trainable(backbone, job.settings.train)
+        # PEFT puts LoRA into the backbone's own layers; its handle is needed for saving an adapter only.
+        self.model: nn.Module = backbone if adapted is None or job.kind == "mcl" else adapted
         backbone.train()
         self.processor = policy.load_processor(job.model_folder)
         self.engine = Engine(ResponsePolicy(backbone), job.settings, job.settings.steps, bfloat16=bfloat16)
@@ -185,13 +185,16 @@ class Worker:
         write_checkpoint(self.engine, self.store, self.step, position)
 
     def _finish(self) -> None:
-        """Write the trained weights beside and rename them into place; digest the frozen backbone again."""
+        """Write the trained weights beside and rename them into place; digest the frozen backbone again.
+
+        An adapter is written as it is; LoRA that MCL trained is merged into the model.
+        """
         from boxmed_ray.model.engine_state import full_state_dict
 
         result: dict[str, Any] = {"steps": self.step}
         if self.frozen is not None:
             result |= {"backbone_before": self.frozen, "backbone_after": self._backbone_digest()}
-        state = full_state_dict(self.engine.module, self.rank)
+        state = full_state_dict(self.engine.module, self.rank, merged=self.job.kind == "mcl")
         if self.rank == 0:
             name = "model" if self.job.kind == "mcl" else "adapter"
             temporary = self.job.out_folder / f".{name}.{os.getpid()}"

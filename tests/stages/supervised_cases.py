@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from boxmed_ray.config import AdapterConfig, DataConfig, MCLConfig, ModelConfig, ResourcesConfig, RunConfig
+from boxmed_ray.config import (
+    AdapterConfig,
+    DataConfig,
+    MCLConfig,
+    ModelConfig,
+    ResourcesConfig,
+    RunConfig,
+    TrainableConfig,
+)
 from boxmed_ray.data.examples import Example
 from boxmed_ray.data.prompts import Task, instruction
 from boxmed_ray.data.study import Study
@@ -18,15 +26,15 @@ from boxmed_ray.stages.train_loop import Job, Kind, Row
 PHRASES = ("Opacity in the left lung.", "Cardiomegaly.", "Right pleural effusion.")
 
 
-def config(folder: Path, *, workers: int = 1, **stage: Any) -> RunConfig:
-    """A run of the smallest model; ``stage`` overrides fields of both supervised stages."""
+def config(folder: Path, *, workers: int = 1, train: TrainableConfig | None = None, **stage: Any) -> RunConfig:
+    """A run of the smallest model; ``stage`` overrides fields of both supervised stages, ``train`` what MCL trains."""
     settings = {"steps": 8, "batch_size": 4, "warmup_steps": 2, "lr": 3e-3, "checkpoint_every": 3} | stage
     return RunConfig(
         name="tiny",
         runs_dir=folder,
         data=DataConfig(image_size=56),
         model=ModelConfig(hidden_size=64, layers=2, vision_hidden_size=32, vision_layers=1, vocabulary=320),
-        mcl=MCLConfig(**settings),
+        mcl=MCLConfig(train=train or TrainableConfig(), **settings),
         adapter=AdapterConfig(**settings),
         resources=ResourcesConfig(train_workers=workers),
     )

@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from boxmed_ray.config import LoraConfig, TrainableConfig
 from boxmed_ray.model.policy import digest, load_policy
+from boxmed_ray.model.shared_prefix import response_logprobs
 from boxmed_ray.stages.train_loop import PROGRESS, RESULT, STOP, Job, Worker, batch_indices, share_of
 from tests import one_rank
 from tests.stages import supervised_cases as cases
@@ -127,3 +129,26 @@ def test_the_adapter_trains_and_the_backbone_stays_bit_for_bit(tmp_path: Path, m
     assert lora
     assert all(bool(value.abs().max() > 0) for value in lora.values())
     assert not any("visual" in name for name in lora)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_mcl_with_lora_leaves_a_plain_model_with_the_lora_in_it(tmp_path: Path, model: Path, zero_stage: int) -> None:
+    lora = LoraConfig(rank=4, alpha=8, parts=("language_model",))
+    train = TrainableConfig(language_model=True, projector=True, vision_tower=False, lora=lora)
+    config = cases.config(tmp_path, train=train, steps=4, zero_stage=zero_stage)
+    job = cases.job("mcl", config, model, tmp_path / "out", cases.examples(tmp_path))
+    worker = Worker(job)
+    worker.run()
+    start, trained = (dict(load_policy(f).named_parameters()) for f in (model, job.out_folder / "model"))
+    changed = {name for name in start if not torch.equal(start[name], trained[name])}
+    assert trained.keys() == start.keys()
+    assert changed == {
+        name for name in start
+        if "visual.merger." in name or ("language_model.layers" in name and name.endswith("proj.weight"))
+    }  # fmt: skip
+    # The model on disk answers as the one in memory does, with its LoRA beside the layers.
+    group = worker._encode(job.rows[0])
+    with torch.no_grad():
+        live = worker.engine([group]).logprobs[0]
+        stored = response_logprobs(load_policy(job.out_folder / "model"), [group]).logprobs[0]
+    torch.testing.assert_close(stored, live, rtol=0, atol=1e-5)
