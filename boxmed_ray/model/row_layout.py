@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,15 +80,22 @@ class Pieces:
     """What attention needs to know about a row, or about the part of it that one pass runs.
 
     Attributes:
-        segments: every segment, in buckets.
+        lengths: tokens of every segment of this part, in the row's order (0 allowed).
         spans: for each group with response tokens (first prompt row, end, first response row, end). Prompt rows count
             from the first prompt token wherever those are; response rows count from the start of this part.
-        first: first row of this part that belongs to a response.
+        before: prompt tokens that an earlier pass ran; their keys stand before this part's own.
+        device: where index tensors are put.
     """
 
-    segments: tuple[Bucket, ...]
+    lengths: tuple[int, ...]
     spans: tuple[tuple[int, int, int, int], ...]
-    first: int
+    before: int
+    device: torch.device
+
+    @cached_property
+    def segments(self) -> tuple[Bucket, ...]:
+        """Every segment, in buckets."""
+        return tuple(bucket.to(self.device) for bucket in buckets(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -111,22 +119,18 @@ class RowLayout:
 
     def whole(self) -> Pieces:
         """The row as one pass."""
-        lengths = [*self.prompt_lengths, *self._flat()]
-        return Pieces(self._buckets(lengths), self._spans(self.prompt_tokens), self.prompt_tokens)
+        return Pieces((*self.prompt_lengths, *self._flat()), self._spans(self.prompt_tokens), 0, self.device)
 
     def prompts(self) -> Pieces:
         """The prompts alone."""
-        return Pieces(self._buckets(self.prompt_lengths), (), self.prompt_tokens)
+        return Pieces(self.prompt_lengths, (), 0, self.device)
 
     def responses(self) -> Pieces:
         """The responses alone, on top of prompts that ran before."""
-        return Pieces(self._buckets(self._flat()), self._spans(0), 0)
+        return Pieces(self._flat(), self._spans(0), self.prompt_tokens, self.device)
 
-    def _flat(self) -> list[int]:
-        return [length for lengths in self.response_lengths for length in lengths]
-
-    def _buckets(self, lengths: Sequence[int]) -> tuple[Bucket, ...]:
-        return tuple(bucket.to(self.device) for bucket in buckets(lengths))
+    def _flat(self) -> tuple[int, ...]:
+        return tuple(length for lengths in self.response_lengths for length in lengths)
 
     def _spans(self, response: int) -> tuple[tuple[int, int, int, int], ...]:
         spans, prompt = [], 0

@@ -1,7 +1,8 @@
 """Attention over a flat row of prompts and responses: no mask, no padding in the row, no repeated keys.
 
 What lives here: the attention function that transformers calls in place of its own (keyword ``row``), and its gradient.
-What does not: where segments stand (row_layout.py) and what runs the model (shared_prefix.py).
+What does not: where segments stand (row_layout.py), what runs the model (shared_prefix.py), and FlexAttention, which
+computes the same on CUDA (flex_attention.py). Without it, which is the CPU, other devices and float64:
 
 A response attends to its group's prompt and, causally, to itself. The two parts are computed apart, each by a dense
 kernel without a mask: all responses of a group against the prompt's keys at once, and each response on its own. With
@@ -12,14 +13,17 @@ attention (arXiv 2205.14135, algorithm 4) with the *whole* o and ℓ in place of
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from boxmed_ray.model import flex_attention
 from boxmed_ray.model.row_layout import Bucket, Pieces
 
 NAME = "shared_prompt"
@@ -56,7 +60,15 @@ class Row:
                 )
             self.kept.setdefault(layer, (k, v))
         prompt_k, prompt_v = (None, None) if self.prefix is None else self.prefix[layer]
-        return _Attend.apply(q, k, v, prompt_k, prompt_v, self.pieces, scale)
+        if not flex_attention.suits(q):
+            return _Attend.apply(q, k, v, prompt_k, prompt_v, self.pieces, scale)
+        if prompt_k is not None and prompt_v is not None:
+            k, v = torch.cat([prompt_k, k]), torch.cat([prompt_v, v])
+        return flex_attention.attend(q, k, v, self._mask, scale)
+
+    @cached_property
+    def _mask(self) -> BlockMask:
+        return flex_attention.block_mask(self.pieces)
 
 
 def attention_forward(

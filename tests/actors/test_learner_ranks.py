@@ -1,8 +1,12 @@
-"""Two learner ranks against one, at every ZeRO stage, and resuming with another number of ranks."""
+"""Two and four learner ranks against one, at every ZeRO stage, and resuming with another number of ranks."""
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
+from collections.abc import Callable, Iterator
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -15,29 +19,80 @@ from tests import one_rank
 from tests.actors import rank_program
 from tests.actors.learner_cases import config, model_folder
 
+State = dict[str, torch.Tensor]
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes have trained every stage (see rank_program)."""
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a model, and the images of all updates, so that ranks do not write the same at once."""
     one_rank.join()
     folder = tmp_path_factory.mktemp("ranks")
     model_folder(config(folder), folder)
     for update in range(rank_program.UPDATES):
-        rank_program.groups_of(folder, update)  # so that the ranks do not write the same images at once
+        rank_program.groups_of(folder, update)
+    yield folder
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # else it holds its memory to the session's end
+
+
+@pytest.fixture(scope="module")
+def trained(cases: Path) -> Path:
+    """The folder after two processes have trained every stage (see rank_program)."""
+    _start(rank_program.run_two, cases, 2)
+    return cases
+
+
+@pytest.fixture(scope="module")
+def trained_by_four(cases: Path) -> Path:
+    """The folder after four processes have trained every stage that shards something."""
+    _start(rank_program.run_four, cases, 4)
+    return cases
+
+
+@pytest.fixture(scope="module")
+def alone(cases: Path) -> Callable[[int], tuple[State, list[float]]]:
+    """Stage → the parameters that one rank ends with, and the losses of its updates."""
+
+    @cache
+    def train(stage: int) -> tuple[State, list[float]]:
+        rank = rank_program.learner(cases, 0, 1, 1, zero_stage=stage)
+        metrics = rank_program.learn(rank, cases, range(rank_program.UPDATES))
+        return full_state_dict(rank._engine.module, 0), [update["loss"] for update in metrics]
+
+    return train
+
+
+def _start(program: Callable[[int, Path, int], None], folder: Path, ranks: int) -> None:
+    """Run ``program`` in ``ranks`` processes, forked from one that has imported everything."""
+    multiprocessing.set_forkserver_preload([rank_program.__name__])
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    mp.spawn(rank_program.run, (folder, port), nprocs=2)
-    return folder
+    mp.start_processes(program, (folder, port), nprocs=ranks, start_method="forkserver")
+
+
+def _difference(one: State, other: State) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
 @pytest.mark.parametrize("stage", rank_program.STAGES)
-def test_two_ranks_train_what_one_does_on_unequal_shares(trained: Path, stage: int) -> None:
-    alone = rank_program.learner(trained, 0, 1, 1, zero_stage=stage)
-    rank_program.learn(alone, trained, range(rank_program.UPDATES))
-    one, two = full_state_dict(alone._engine.module, 0), load_file(trained / f"two-ranks-{stage}.safetensors")
-    assert one.keys() == two.keys()
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-5
+def test_two_ranks_train_what_one_does_on_unequal_shares(trained: Path, alone: Callable, stage: int) -> None:
+    state, _ = alone(stage)
+    assert _difference(state, load_file(trained / f"two-ranks-{stage}.safetensors")) <= 1e-5
+
+
+def test_four_ranks_get_unequal_shares_and_once_a_filler(cases: Path) -> None:
+    for update, groups in enumerate(rank_program.GROUPS):
+        micro = [micro for batch in rank_program.batches_of(cases, update, 4) for micro in batch.micro]
+        assert sum(group.filler for part in micro for group in part) == (4 - groups if groups < 4 else 0)
+        assert len({len([group for group in part if not group.filler]) for part in micro}) == 2
+
+
+@pytest.mark.parametrize("stage", rank_program.SHARDED)
+def test_four_ranks_train_what_one_does_on_unequal_shares(trained_by_four: Path, alone: Callable, stage: int) -> None:
+    state, losses = alone(stage)
+    assert _difference(state, load_file(trained_by_four / f"four-ranks-{stage}.safetensors")) <= 1e-5
+    assert torch.load(trained_by_four / f"four-losses-{stage}.pt") == pytest.approx(losses, abs=1e-5)
 
 
 @pytest.mark.parametrize("stage", rank_program.STAGES)
@@ -54,5 +109,5 @@ def test_a_checkpoint_of_two_ranks_is_gone_on_with_by_one(trained: Path, stage: 
     assert found is not None
     assert found[0] == rank_program.SAVED_AFTER
     rank_program.learn(alone, trained, range(rank_program.SAVED_AFTER, rank_program.UPDATES))
-    one, two = full_state_dict(alone._engine.module, 0), load_file(trained / f"two-ranks-{stage}.safetensors")
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-5
+    two = load_file(trained / f"two-ranks-{stage}.safetensors")
+    assert _difference(full_state_dict(alone._engine.module, 0), two) <= 1e-5
