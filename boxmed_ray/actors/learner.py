@@ -277,7 +277,7 @@ class LearnerRank:
                 sampled = LossInputs(logprobs, mask, micro.advantages, old, micro.sampled, micro.reference, entropy)
                 loss, metrics = grpo_loss(sampled, self._loss_settings, normaliser)
                 if not bool(torch.isfinite(loss)):
-                    micro.bad = micro.blame(logprobs)
+                    micro.bad = micro.blame(logprobs) or list(dict.fromkeys(micro.ids))
         with self._timed("backward"):
             self._engine.backward(loss)
         return loss.detach().double().cpu(), metrics
