@@ -143,7 +143,7 @@ def _config(shape: Shape, steps: int) -> RunConfig:
         model=model.model_copy(update={"max_length": length}),
         svr=SVRConfig(
             steps=steps, prompts_per_step=shape.prompts, group_size=shape.group_size, max_new_tokens=shape.cap,
-            rewards=shape.rewards, lr=shape.lr, warmup_steps=0, min_lr_ratio=1.0, kl_beta=0.01, micro_groups=16,
+            rewards=shape.rewards, lr=shape.lr, warmup_steps=0, min_lr_ratio=1.0, kl_beta=0.01, micro_tokens=5120,
             checkpoint_every=steps + 1,
         ),
         resources=ResourcesConfig(

@@ -114,6 +114,10 @@ class CheckpointStore:
             )
         return None
 
+    def newest(self) -> Path | None:
+        """Folder of the newest checkpoint, for messages: it is not checked."""
+        return next(iter(self._folders()), None)
+
     def clear(self) -> None:
         """Remove them all: the stage starts over."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -32,8 +32,12 @@ RunsDir = Annotated[
 
 
 def main() -> None:
-    """Entry point of the console script: one message and exit 2 for what the user can put right."""
+    """Entry point of the console script.
+
+    One message and exit 2 for what the user can put right, exit 1 for a training that diverged.
+    """
     from boxmed_ray.data.study import DataError
+    from boxmed_ray.stages.watch import DivergedError
 
     quiet_environment()
     try:
@@ -41,6 +45,9 @@ def main() -> None:
     except (ConfigError, DataError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
+    except DivergedError as error:
+        print(f"boxmed: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _version(asked: bool) -> None:

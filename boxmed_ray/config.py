@@ -120,6 +120,7 @@ class SupervisedConfig(Part):
     grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints (one is also left on interrupt).")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    max_bad_steps: int = Field(3, ge=1, description="Steps in a row with a number not finite that stop the run.")
 
 
 class MCLConfig(SupervisedConfig):
@@ -167,13 +168,38 @@ class SVRConfig(Part):
     reference_device: Literal["learner", "cpu"] = Field(
         "learner", description="Where the reference waits between its passes; cpu costs a copy to the GPU per update."
     )
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss", description="Where kl_beta times KL goes: a term of every token's loss, or off every response's reward."
+    )
     clip_low: float = Field(0.2, gt=0, lt=1, description="ε_low.")
     clip_high: float = Field(0.28, gt=0, description="ε_high.")
+    dual_clip: float | None = Field(
+        None, gt=1, description="c: the loss of a token with negative advantage is at most c times its size."
+    )
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="Importance ratio of each token, or of the whole response (GSPO; clip far closer then)."
+    )
     scale: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by.")
     aggregation: Literal["token", "sequence", "constant"] = Field("token", description="How token losses are averaged.")
+    constant_length: int | None = Field(
+        None, ge=1, description="L of aggregation constant; max_new_tokens where it is not set."
+    )
     inner_epochs: int = Field(1, ge=1, description="Updates per batch of rollouts.")
-    importance_cap: float = Field(2.0, gt=0, description="C of the truncated importance correction.")
-    micro_groups: int = Field(8, ge=1, description="Groups per forward and backward of one learner rank.")
+    importance_cap: float | None = Field(
+        2.0, gt=0, description="C of the truncated importance correction; null corrects nothing."
+    )
+    dynamic_sampling: bool = Field(
+        False, description="Learn only groups whose rewards differ, and draw further prompts for the others (DAPO)."
+    )
+    max_draws: int = Field(
+        3, ge=1, description="dynamic_sampling: groups drawn for an update at most, in multiples of prompts_per_step."
+    )
+    overlong_buffer: int | None = Field(
+        None, ge=1, description="Last tokens before max_new_tokens over which up to 1 is taken off the reward (DAPO)."
+    )
+    micro_tokens: int = Field(
+        4096, ge=1, description="Tokens per forward and backward of a learner rank: prompts with image once, responses."
+    )
     rewards: dict[str, float] = Field(
         default_factory=lambda: {"iou": 1.0, "format": 1.0}, description="Reward names and their weights."
     )
@@ -182,6 +208,28 @@ class SVRConfig(Part):
     )
     checkpoint_every: int = Field(20, ge=1, description="Updates between checkpoints (one is also left on interrupt).")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    max_bad_updates: int = Field(3, ge=1, description="Updates in a row with a number not finite that stop the run.")
+
+    @property
+    def draws(self) -> int:
+        """Prompts drawn for one update at most."""
+        return self.prompts_per_step * (self.max_draws if self.dynamic_sampling else 1)
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> SVRConfig:
+        if self.kl_in == "reward" and not self.kl_beta:
+            raise ValueError("kl_in 'reward' takes nothing off with kl_beta 0; set svr.kl_beta, or svr.kl_in=loss")
+        if self.constant_length is not None and self.aggregation != "constant":
+            raise ValueError(
+                f"constant_length {self.constant_length} has no part in aggregation {self.aggregation!r}; "
+                "set svr.aggregation=constant, or leave it out"
+            )
+        if self.overlong_buffer is not None and self.overlong_buffer > self.max_new_tokens:
+            raise ValueError(
+                f"overlong_buffer {self.overlong_buffer} is longer than a response can be "
+                f"(svr.max_new_tokens {self.max_new_tokens})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _learns_the_policy_that_sampled(self) -> SVRConfig:
@@ -281,6 +329,8 @@ def _explain(item: dict[str, Any], where: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key {key!r}; known keys there: {', '.join(_known_keys(item['loc'][:-1]))}"
     message = item["msg"].removeprefix("Value error, ")
+    if isinstance(item["input"], dict):  # keys that do not go together: the message names them
+        return f"{where}: {key}: {message}" if key else f"{where}: {message}"
     return f"{where}: {key} = {item['input']!r}: {message}" if key else f"{where}: {message}"
 
 

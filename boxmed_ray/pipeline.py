@@ -244,7 +244,7 @@ class Run:
         config = self.config
         examples = ground_prompts(
             dataset.split("train"),
-            config.svr.steps * config.svr.prompts_per_step,
+            config.svr.steps * config.svr.draws,
             none_share=config.svr.none_share,
             seed=config.seed,
             coordinates=config.data.coordinates,

@@ -16,6 +16,7 @@ import pytest
 from boxmed_ray import cli
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.study import DataError
+from boxmed_ray.stages.watch import DivergedError
 
 
 @dataclass
@@ -101,6 +102,14 @@ def test_train_passes_recipe_overrides_and_options(boxmed: Boxmed, pipeline: Rec
     [(config, resume)] = pipeline.runs
     assert (config.svr.steps, config.seed, config.name, resume) == (3, 4, "012", False)
     assert config.folder == tmp_path / "out" / "012"
+
+
+def test_a_training_that_diverges_ends_with_one_message_and_exit_1(
+    boxmed: Boxmed, pipeline: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.error = DivergedError("stage svr stopped: prompts: p1; the last checkpoint is c/step-00000004")
+    assert boxmed("train", "--recipe", "phantom-cpu") == 1
+    assert capsys.readouterr().err == f"boxmed: {pipeline.error}\n"
 
 
 def test_the_folder_of_runs_may_come_from_the_environment(

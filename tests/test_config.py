@@ -35,6 +35,19 @@ def test_a_later_override_wins_over_an_earlier_one() -> None:
         ("svr.steps=0", ["svr.steps", "0", "greater than or equal to 1"]),
         ("mcl.lr=-1", ["mcl.lr", "-1", "greater than 0"]),
         ("svr.kl_kind=k4", ["svr.kl_kind", "'k4'", "'k3'"]),
+        ("svr.kl_in=prompt", ["svr.kl_in", "'prompt'", "'reward'"]),
+        ("svr={kl_in: reward, kl_beta: 0}", ["svr: kl_in 'reward'", "kl_beta 0", "svr.kl_in=loss"]),
+        ("svr.dual_clip=1", ["svr.dual_clip", "greater than 1"]),
+        ("svr.ratio=word", ["svr.ratio", "'word'", "'sequence'"]),
+        ("svr.constant_length=9", ["svr: constant_length 9", "'token'", "svr.aggregation=constant"]),
+        ("svr.overlong_buffer=0", ["svr.overlong_buffer", "greater than or equal to 1"]),
+        ("svr.overlong_buffer=49", ["svr: overlong_buffer 49", "svr.max_new_tokens 48"]),
+        ("svr.max_draws=0", ["svr.max_draws", "greater than or equal to 1"]),
+        ("svr.importance_cap=0", ["svr.importance_cap", "greater than 0"]),
+        ("svr.micro_tokens=0", ["svr.micro_tokens", "greater than or equal to 1"]),
+        ("svr.micro_groups=8", ["svr.micro_groups", "unknown key", "micro_tokens"]),
+        ("svr.max_bad_updates=0", ["svr.max_bad_updates", "greater than or equal to 1"]),
+        ("mcl.max_bad_steps=0", ["mcl.max_bad_steps", "greater than or equal to 1"]),
         ("data.image_size=113", ["data.image_size", "113", "multiple of 28"]),
         ("name=../elsewhere", ["name", "'../elsewhere'"]),
         ("data.kind=nih", ["data", "data.root", "--set data.root=DIR"]),
@@ -135,3 +148,9 @@ def test_reading_a_config_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_choices_of_the_loss_may_be_switched_off_and_draws_follow_dynamic_sampling() -> None:
+    svr = load_config("phantom-cpu", ["svr.importance_cap=null", "svr.dual_clip=null", "svr.max_draws=4"]).svr
+    assert (svr.importance_cap, svr.dual_clip, svr.draws) == (None, None, 32)
+    assert load_config("phantom-cpu", ["svr.dynamic_sampling=true", "svr.max_draws=4"]).svr.draws == 128

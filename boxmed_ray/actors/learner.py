@@ -18,15 +18,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup
 from boxmed_ray.actors.micro_batch import MicroBatch, stack
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
-from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss
+from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss, kl_in_reward
 from boxmed_ray.grpo.metrics import LossMetrics
 from boxmed_ray.model import policy
 from boxmed_ray.model.collate import GroupEncoder
@@ -53,6 +55,7 @@ class LearnerRank:
         self._seconds: dict[str, float] = {}
         self._clients: dict[str, Any] = {}
         self._pusher: Any = None
+        self._prepared: list[MicroBatch] | None = None
 
     def address(self) -> tuple[str, int]:
         """This host and a port that is free on it, where rank 0 meets the others."""
@@ -86,8 +89,10 @@ class LearnerRank:
             on_cpu = settings.reference_device == "cpu"
             self._reference = make_reference(self._engine, adapted, self._folder, dtype, on_cpu)
         self._loss_settings = LossSettings(
-            clip_low=settings.clip_low, clip_high=settings.clip_high, aggregation=settings.aggregation,
-            constant_length=settings.max_new_tokens, kl_beta=settings.kl_beta, kl_kind=settings.kl_kind,
+            clip_low=settings.clip_low, clip_high=settings.clip_high, dual_clip=settings.dual_clip,
+            ratio=settings.ratio, aggregation=settings.aggregation,
+            constant_length=settings.constant_length or settings.max_new_tokens,
+            kl_beta=settings.kl_beta if settings.kl_in == "loss" else 0.0, kl_kind=settings.kl_kind,
             importance_cap=settings.importance_cap,
         )  # fmt: skip
         return self.rank
@@ -105,19 +110,39 @@ class LearnerRank:
         """Updates taken."""
         return self._engine.updates
 
+    def measure_kl(self, batch: LearnBatch) -> dict[int, NDArray[np.float32]]:
+        """KL of the sampler's policy to the reference, summed over each response, by the number of its group.
+
+        What is computed for it is kept for the ``learn`` of the same batch that follows, where the
+        advantages may be others. All ranks call it: under ZeRO 3 the reference may be collective.
+        """
+        self._seconds = {}
+        self._prepared = self._prepare(batch)
+        divergences: dict[int, NDArray[np.float32]] = {}
+        for micro in self._prepared:
+            if micro.filler:
+                continue
+            assert micro.reference is not None  # the config asks for a KL in the reward only with kl_beta > 0
+            kl = kl_in_reward(micro.sampled, micro.reference, micro.mask, self._settings.kl_kind).cpu()
+            divergences |= {n: part.numpy() for n, part in zip(micro.numbers, kl.split(micro.counts), strict=True)}
+        return divergences
+
     def learn(self, batch: LearnBatch) -> dict[str, Any]:
         """One update (``inner_epochs`` of them) on this rank's part of a batch; all ranks call it together.
+
+        The first epoch's log-probabilities are the old ones of all that follow.
 
         Returns:
             The same metrics on every rank: those of ``LossMetrics.as_dict``, loss, grad_norm, lr,
             updated (share of the epochs whose step was taken), weight_version; and of this rank alone
             ``seconds`` by part and ``bad_samples``, ids of prompts with a non-finite loss.
         """
-        self._seconds = {}
-        with self._timed("encode"):
-            micros = [self._encode(groups) for groups in batch.micro]
-        with self._timed("reference"):
-            self._fill_reference(micros)
+        micros, self._prepared = self._prepared, None
+        if micros is None:
+            self._seconds = {}
+            micros = self._prepare(batch)
+        for micro, groups in zip(micros, batch.micro, strict=True):
+            micro.weigh(groups)
         normaliser = Normaliser(batch.tokens, batch.sequences)
         taken, metrics = 0, LossMetrics.empty()
         for _ in range(self._settings.inner_epochs):
@@ -218,6 +243,13 @@ class LearnerRank:
         if self._pusher is not None:
             self._pusher.shutdown()
 
+    def _prepare(self, batch: LearnBatch) -> list[MicroBatch]:
+        with self._timed("encode"):
+            micros = [self._encode(groups) for groups in batch.micro]
+        with self._timed("reference"):
+            self._fill_reference(micros)
+        return micros
+
     def _encode(self, groups: list[LearnGroup]) -> MicroBatch:
         inputs = []
         for group in groups:
@@ -242,7 +274,7 @@ class LearnerRank:
         """Forward and backward of one micro-batch: its part of the loss, and its metrics."""
         with self._timed("forward"):
             out = self._engine(micro.inputs, with_entropy=True, **self._options())
-            logprobs, mask, entropy = stack(out.logprobs), stack(out.mask), stack(out.entropy)
+            logprobs, mask, entropy = stack(out.logprobs), micro.mask, stack(out.entropy)
             if micro.filler:
                 loss, metrics = logprobs.masked_fill(~mask, 0.0).sum() * 0.0, LossMetrics.empty()
             else:
@@ -251,7 +283,7 @@ class LearnerRank:
                 sampled = LossInputs(logprobs, mask, micro.advantages, old, micro.sampled, micro.reference, entropy)
                 loss, metrics = grpo_loss(sampled, self._loss_settings, normaliser)
                 if not bool(torch.isfinite(loss)):
-                    micro.bad = micro.blame(logprobs, mask)
+                    micro.bad = micro.blame(logprobs) or list(dict.fromkeys(micro.ids))
         with self._timed("backward"):
             self._engine.backward(loss)
         return loss.detach().double().cpu(), metrics

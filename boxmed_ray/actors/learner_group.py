@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from boxmed_ray.actors.learn_batch import learn_groups, split
+from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.types import ScoredGroup
 from boxmed_ray.config import RunConfig
 
@@ -96,23 +97,32 @@ class LearnerGroup:
         Returns:
             Metrics of the whole update: those of ``LearnerRank.learn``, where ``seconds`` are the
             slowest rank's by part, ``bad_samples`` all ranks' (a non-finite loss: the step was
-            skipped, see ``updated``), and ``split_s`` is the driver's own time.
+            skipped, see ``updated``), and ``split_s`` is the driver's own time. With the KL in the
+            reward ``kl_penalty`` is what it took from a response on average.
 
         Raises:
             LearnerError: a rank failed.
         """
         begin = time.perf_counter()
-        settings = self._config.svr
-        batches = split(learn_groups(scored, settings.scale), len(self._ranks), settings.micro_groups)
-        references = [rank.learn.remote(batch) for rank, batch in zip(self._ranks, batches, strict=True)]
+        settings, extra = self._config.svr, dict[str, float]()
+        batches = split(learn_groups(scored, settings.scale), len(self._ranks), settings.micro_tokens)
         split_s = time.perf_counter() - begin
-        results = self._collect("learn", references, timeout_s)
+        if settings.kl_in == "reward":
+            # Advantages compare penalised rewards, over all ranks where they are scaled by the batch: they are taken
+            # here. The split looks at lengths alone, so every rank gets the groups again that it has prepared.
+            measured = self._on_shares("measure_kl", batches, timeout_s)
+            divergences = {number: kl for part in measured for number, kl in part.items()}
+            penalties = kl_penalties(scored, divergences, settings.kl_beta)
+            weighed = learn_groups(scored, settings.scale, penalties)
+            batches = split(weighed, len(self._ranks), settings.micro_tokens)
+            extra = {"kl_penalty": float(np.concatenate(penalties).mean())}
+        results = self._on_shares("learn", batches, timeout_s)
         seconds: dict[str, float] = {}
         for result in results:
             for part, value in result["seconds"].items():
                 seconds[part] = max(seconds.get(part, 0.0), value)
         bad = [identity for result in results for identity in result["bad_samples"]]
-        merged = {**results[0], "seconds": seconds, "bad_samples": bad, "split_s": split_s}
+        merged = {**results[0], **extra, "seconds": seconds, "bad_samples": bad, "split_s": split_s}
         if merged["updated"] < 1:
             log.error(
                 "update skipped, loss or gradient not finite; prompts: %s", ", ".join(bad) or "none by their loss"
@@ -162,6 +172,11 @@ class LearnerGroup:
             LearnerError: a rank raised (with its traceback), died, or did not answer in time.
         """
         return self._collect(method, [getattr(rank, method).remote(*args) for rank in self._ranks], timeout_s)
+
+    def _on_shares(self, method: str, batches: Sequence[LearnBatch], timeout_s: float | None) -> list[Any]:
+        """Call ``method`` on every rank with its share; results by rank."""
+        calls = [getattr(rank, method).remote(batch) for rank, batch in zip(self._ranks, batches, strict=True)]
+        return self._collect(method, calls, timeout_s)
 
     def shutdown(self) -> None:
         """End all ranks and free what they occupy, shared memory too; safe to call twice."""

@@ -27,17 +27,25 @@ class MicroBatch:
         self.ids = [group.id for group in groups for _ in group.lengths]
         rows = [row for g in groups for row in torch.from_numpy(g.logprobs.copy()).split(g.lengths.tolist())]
         self.sampled = pad_sequence(rows, batch_first=True).to(device)
-        self.advantages = torch.cat([torch.from_numpy(group.advantages.copy()) for group in groups]).to(device)
+        self.mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True).to(device)
+        self.numbers = [group.number for group in groups]
+        self.weigh(groups)
         self.old: Tensor | None = None
         self.reference: Tensor | None = None
         self.bad: list[str] = []
 
-    def blame(self, logprobs: Tensor, mask: Tensor) -> list[str]:
+    def weigh(self, groups: list[LearnGroup]) -> None:
+        """Take the advantages of ``groups``, which are this micro-batch's own."""
+        advantages = [torch.from_numpy(group.advantages.copy()) for group in groups]
+        self.counts = [len(part) for part in advantages]
+        self.advantages = torch.cat(advantages).to(self.sampled.device)
+
+    def blame(self, logprobs: Tensor) -> list[str]:
         """Ids of the prompts with a non-finite number among their log-probabilities or advantages."""
         parts = [logprobs, self.sampled] + ([] if self.reference is None else [self.reference])
         fine = torch.isfinite(self.advantages)
         for part in parts:
-            fine &= torch.isfinite(part.detach().masked_fill(~mask, 0.0)).all(1)
+            fine &= torch.isfinite(part.detach().masked_fill(~self.mask, 0.0)).all(1)
         return list(dict.fromkeys(identity for identity, good in zip(self.ids, fine.tolist(), strict=True) if not good))
 
 

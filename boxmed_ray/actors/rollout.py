@@ -87,7 +87,7 @@ class RolloutActor:
         )
         version = self._engine.weight_version
         return [
-            Group(prompt, tuple(_rollout(response, version) for response in responses))
+            Group(prompt, tuple(_rollout(response, version) for response in responses), responses[0].prompt_tokens)
             for prompt, responses in zip(prompts, outputs, strict=True)
         ]
 

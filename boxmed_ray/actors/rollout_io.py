@@ -39,12 +39,14 @@ class EngineOutput:
         logprobs: of each token as sampled: after temperature and the ban on placeholders (greedy: temperature 1).
         finish_reason: "stop" or "length".
         text: decoded, without the end-of-turn token, other special tokens visible.
+        prompt_tokens: of the prompt that it answers, image tokens included.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
     text: str
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

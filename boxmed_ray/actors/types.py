@@ -64,10 +64,16 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The N rollouts of one prompt; scored and learned whole."""
+    """The N rollouts of one prompt; scored and learned whole.
+
+    Attributes:
+        prompt_tokens: of the prompt with its image, as the sampler counted them; the learner's budget counts
+            them once. 0 where nobody has counted.
+    """
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

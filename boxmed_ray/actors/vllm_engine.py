@@ -228,6 +228,7 @@ class RolloutEngine:
                     logprobs=list(completion.logprobs.logprobs),
                     finish_reason="stop" if completion.finish_reason == "stop" else "length",
                     text=next(texts),
+                    prompt_tokens=len(output.prompt_token_ids),
                 )
                 for completion in output.outputs
             ]

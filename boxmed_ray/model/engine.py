@@ -173,10 +173,13 @@ class Engine:
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of ``loss`` to what the next ``step`` applies.
 
-        ``loss`` is this rank's share of a sum: gradients of all ranks and calls are added up.
+        ``loss`` is this rank's share of a sum: gradients of all ranks and calls are added up. One that is
+        not finite makes the gradient NaN, so that ``step`` is not taken.
         """
+        # An infinite loss can have a finite gradient.
+        factor = torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
         # DeepSpeed averages over ranks; the factor turns that into the sum.
-        self.ds.backward(loss * self.world_size)
+        self.ds.backward(loss * (factor * self.world_size))
 
     def step(self) -> StepOutcome:
         """Apply the gradients and clear them; all ranks call it together.

@@ -21,7 +21,8 @@ from typing import Any
 
 from boxmed_ray.config import RunConfig
 from boxmed_ray.data.examples import Example
-from boxmed_ray.stages.train_loop import CHECKPOINTS, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
+from boxmed_ray.stages.train_loop import CHECKPOINTS, DIVERGED, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
+from boxmed_ray.stages.watch import DivergedError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def train_supervised(
 
     Raises:
         StageError: a worker failed.
+        DivergedError: ``max_bad_steps`` in a row had a loss or gradient that is not finite.
         CheckpointError: (from the worker, as StageError) no checkpoint to resume from is whole.
         KeyboardInterrupt: interrupted; a checkpoint of the last step done is on disk.
     """
@@ -79,11 +81,14 @@ def train_supervised(
         for old in (PROGRESS, RESULT):
             (out_folder / old).unlink(missing_ok=True)
     out_folder.mkdir(parents=True, exist_ok=True)
-    (out_folder / STOP).unlink(missing_ok=True)
+    for old in (STOP, DIVERGED):
+        (out_folder / old).unlink(missing_ok=True)
     rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
     fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows))
     _follow(fit, out_folder, on_progress)
     shutil.rmtree(out_folder / _RAY, ignore_errors=True)
+    if (out_folder / DIVERGED).is_file():
+        raise DivergedError((out_folder / DIVERGED).read_text())
     if not (out_folder / name).is_dir():
         raise StageError(f"stage {kind} ended without writing {out_folder / name}")
     return _result(out_folder)

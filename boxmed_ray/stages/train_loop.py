@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import random
 import time
@@ -26,10 +27,15 @@ from torch import nn
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import AdapterConfig, MCLConfig, RunConfig
 from boxmed_ray.data.prompts import Task
+from boxmed_ray.stages.watch import BadSteps
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["mcl", "adapter"]
 
 PROGRESS, STOP, RESULT, CHECKPOINTS = "progress.jsonl", "stop", "result.json", "checkpoints"
+DIVERGED = "diverged.txt"
+"""Why the workers gave up, for the driver: an error of their own would come with Ray Train's tracebacks."""
 
 
 class Row(NamedTuple):
@@ -120,13 +126,20 @@ class Worker:
         self.encoder = GroupEncoder(self.processor, job.config.data.image_size)
         self.store = CheckpointStore(job.out_folder / CHECKPOINTS)
         self.frozen = self._backbone_digest() if job.kind == "adapter" else None
+        self.bad = BadSteps(job.settings.max_bad_steps, f"{job.kind}.max_bad_steps")
         self.step = self._resume()
 
     def run(self) -> None:
-        """Steps until the stage is done or the driver asks to stop; either leaves a checkpoint."""
+        """Steps until the stage is done or the driver asks to stop; either leaves a checkpoint.
+
+        Too many steps in a row that are not finite end it without one, and with a word to the driver.
+        """
         settings, stopped = self.job.settings, False
         while self.step < settings.steps and not stopped:
             stopped = self._train_step()
+            if self.bad.too_many:
+                self._give_up()
+                return
             if self.step % settings.checkpoint_every == 0 or stopped or self.step == settings.steps:
                 self._checkpoint()
         if self.step == settings.steps:
@@ -148,6 +161,7 @@ class Worker:
         loss = -sum(logprobs.sum() for logprobs in out.logprobs) / int(counts[0])
         self.engine.backward(loss)
         outcome = self.engine.step()
+        self.bad.add(taken=outcome.taken, prompts=() if outcome.taken else self._blame(mine, out.logprobs))
         total = loss.detach().clone()
         dist.all_reduce(total)
         self.step += 1
@@ -159,6 +173,28 @@ class Worker:
                 examples=int(counts[1]),
             )  # fmt: skip
         return bool(counts[2])
+
+    def _blame(self, mine: Sequence[int], logprobs: Sequence[torch.Tensor]) -> list[str]:
+        """The examples of all ranks with a log-probability that is not finite; all ranks call it together."""
+        rows = [self.job.rows[index] for index in mine]
+        own = [
+            f"{row.image} ({row.phrase or row.task})"
+            for row, part in zip(rows, logprobs, strict=True)
+            if not bool(torch.isfinite(part).all())
+        ]
+        found: list[Any] = [None] * self.engine.world_size
+        dist.all_gather_object(found, own)
+        names = [name for part in found for name in part]
+        if self.rank == 0:
+            which = ", ".join(names) or "none by their loss"
+            log.error("step %d skipped, loss or gradient not finite; examples: %s", self.step + 1, which)
+        return names
+
+    def _give_up(self) -> None:
+        if self.rank == 0:
+            message = self.bad.message(self.job.kind, self.store.newest())
+            (self.job.out_folder / DIVERGED).write_text(message)
+        dist.barrier()
 
     def _encode(self, row: Row) -> Any:
         response = self.encoder.response_ids(row.response)
@@ -176,12 +212,20 @@ class Worker:
         from boxmed_ray.model.engine_state import resume
 
         found = resume(self.engine, self.store)
-        return 0 if found is None else found.step
+        if found is None:
+            return 0
+        self.bad.count = found.state.get("bad_steps", 0)
+        return found.step
 
     def _checkpoint(self) -> None:
         from boxmed_ray.model.engine_state import write_checkpoint
 
-        position = {"kind": self.job.kind, "step": self.step, "examples": self.step * self.job.settings.batch_size}
+        position = {
+            "kind": self.job.kind,
+            "step": self.step,
+            "examples": self.step * self.job.settings.batch_size,
+            "bad_steps": self.bad.count,
+        }
         write_checkpoint(self.engine, self.store, self.step, position)
 
     def _finish(self) -> None:

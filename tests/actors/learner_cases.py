@@ -14,12 +14,13 @@ from boxmed_ray.config import DataConfig, ModelConfig, ResourcesConfig, RunConfi
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.tiny import build_tiny
 
+PROMPT_TOKENS = 20
 PHRASES = ("Opacity in the left lung.", "Cardiomegaly.", "Right pleural effusion.")
 
 
 def config(folder: Path, *, ranks: int = 1, **svr: Any) -> RunConfig:
     """A run of the smallest model; ``svr`` overrides fields of SVRConfig."""
-    settings = {"steps": 10, "warmup_steps": 0, "group_size": 4, "micro_groups": 2, "lr": 1e-3} | svr
+    settings = {"steps": 10, "warmup_steps": 0, "group_size": 4, "micro_tokens": 110, "lr": 1e-3} | svr
     return RunConfig(
         name="learner",
         runs_dir=folder,
@@ -51,7 +52,7 @@ def _scored(folder: Path, rng: np.random.Generator, name: str, responses: int) -
     phrase = PHRASES[int(rng.integers(len(PHRASES)))]
     prompt = Prompt(name, Task.GROUND, phrase, name, str(path), 56, 56)
     rollouts = tuple(_rollout(rng) for _ in range(responses))
-    return ScoredGroup(Group(prompt, rollouts), rng.random(responses).astype(np.float32))
+    return ScoredGroup(Group(prompt, rollouts, PROMPT_TOKENS), rng.random(responses).astype(np.float32))
 
 
 def _rollout(rng: np.random.Generator) -> Rollout:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 
-from boxmed_ray.actors.learn_batch import LearnBatch, learn_groups, split
+from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.learner import LearnerRank
 from boxmed_ray.model.engine_state import full_state_dict
 from tests.actors.learner_cases import config, scored_groups
@@ -18,8 +20,14 @@ SHARDED = (1, 2, 3)
 GROUPS = (5, 5, 5, 3, 5)
 """Groups of each update: never the same number for every rank, and once too few for four."""
 UPDATES = len(GROUPS)
+CHOICES = {
+    "zero_stage": 2, "kl_in": "reward", "kl_beta": 0.5, "kl_kind": "k2", "scale": "batch", "ratio": "sequence",
+    "aggregation": "sequence", "inner_epochs": 2, "dual_clip": 1.5, "lr": 3e-3,
+}  # fmt: skip
+"""What the stages are not trained with: what depends on the whole batch, and more than one epoch of it."""
 SAVED_AFTER = 2
-MICRO_GROUPS = 2
+MICRO_TOKENS = 110
+"""Two groups a micro-batch, or so."""
 LR = 5e-4
 """Adam's first step is LR whatever the gradient's size, so where that is near 0 its rounding is a share of LR."""
 
@@ -31,21 +39,28 @@ def groups_of(folder: Path, update: int) -> list:
 
 def batches_of(folder: Path, update: int, ranks: int) -> list[LearnBatch]:
     """What each of ``ranks`` gets in one update."""
-    return split(learn_groups(groups_of(folder, update), "group"), ranks, MICRO_GROUPS)
+    return split(learn_groups(groups_of(folder, update), "group"), ranks, MICRO_TOKENS)
 
 
 def learner(folder: Path, rank: int, ranks: int, port: int, **svr: object) -> LearnerRank:
     """A connected rank."""
-    made = LearnerRank(config(folder, ranks=ranks, lr=LR, **svr), folder / "init", rank, ranks)
+    made = LearnerRank(config(folder, ranks=ranks, **{"lr": LR, **svr}), folder / "init", rank, ranks)
     made.connect(("127.0.0.1", port))
     return made
 
 
-def learn(rank: LearnerRank, folder: Path, updates: range) -> list[dict]:
-    """Do ``updates``; metrics of each."""
-    metrics = []
+def learn(rank: LearnerRank, folder: Path, updates: range, micro_tokens: int = MICRO_TOKENS) -> list[dict]:
+    """Do ``updates`` as the driver would; metrics of each."""
+    settings, metrics = rank._settings, []
     for update in updates:
-        metrics.append(rank.learn(batches_of(folder, update, rank.world_size)[rank.rank]))
+        scored, penalties = groups_of(folder, update), None
+        batches = split(learn_groups(scored, settings.scale), rank.world_size, micro_tokens)
+        if settings.kl_in == "reward":
+            parts: list = [None] * rank.world_size
+            dist.all_gather_object(parts, rank.measure_kl(batches[rank.rank]))
+            penalties = kl_penalties(scored, {n: kl for part in parts for n, kl in part.items()}, settings.kl_beta)
+            batches = split(learn_groups(scored, settings.scale, penalties), rank.world_size, micro_tokens)
+        metrics.append(rank.learn(batches[rank.rank]))
     return metrics
 
 
@@ -64,6 +79,9 @@ def run_two(rank: int, folder: Path, port: int) -> None:
         again = full_state_dict(made._engine.module, rank)
         if rank == 0:
             save_file(again, folder / f"resumed-{stage}.safetensors")
+    metrics = learn(learner(folder, rank, 2, port, **CHOICES), folder, range(UPDATES))
+    if rank == 0:
+        (folder / "choices.json").write_text(json.dumps(metrics))
 
 
 def run_four(rank: int, folder: Path, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import socket
 from collections.abc import Callable, Iterator
@@ -93,6 +94,19 @@ def test_four_ranks_train_what_one_does_on_unequal_shares(trained_by_four: Path,
     state, losses = alone(stage)
     assert _difference(state, load_file(trained_by_four / f"four-ranks-{stage}.safetensors")) <= 1e-5
     assert torch.load(trained_by_four / f"four-losses-{stage}.pt") == pytest.approx(losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_tokens", [50, 110, 10_000])
+def test_loss_and_gradient_are_the_same_whatever_the_ranks_the_budget_and_the_choices(
+    trained: Path, micro_tokens: int
+) -> None:
+    two = json.loads((trained / "choices.json").read_text())
+    alone = rank_program.learner(trained, 0, 1, 1, **rank_program.CHOICES)
+    one = rank_program.learn(alone, trained, range(rank_program.UPDATES), micro_tokens)
+    assert one[-1]["weight_version"] == 2 * rank_program.UPDATES
+    for name in ("loss", "grad_norm", "kl", "entropy", "clip_share", "ratio_max", "tokens"):
+        assert [m[name] for m in two] == pytest.approx([m[name] for m in one], rel=1e-3, abs=1e-6), name
+    assert max(m["clip_share"] for m in one) > 0
 
 
 @pytest.mark.parametrize("stage", rank_program.STAGES)

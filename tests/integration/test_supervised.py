@@ -13,7 +13,9 @@ import torch
 from boxmed_ray.actors.learner_group import LearnerError, LearnerGroup
 from boxmed_ray.model.policy import digest, load_policy
 from boxmed_ray.stages.supervised import StageError, train_supervised
-from tests.actors import learner_cases
+from boxmed_ray.stages.watch import DivergedError
+from tests import one_rank
+from tests.actors import learner_cases, rank_program
 from tests.stages import supervised_cases as cases
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -71,6 +73,35 @@ def test_a_worker_that_fails_ends_the_stage_with_its_own_error(ray_cluster: None
     config = cases.config(tmp_path, workers=1, steps=3)
     with pytest.raises(StageError, match=r"0\.png"):
         train_supervised("mcl", config, model, made, tmp_path / "out", lambda _: None, False)
+
+
+def test_a_stage_that_diverges_ends_with_one_message(ray_cluster: None, tmp_path: Path, model: Path) -> None:
+    config = cases.config(tmp_path, workers=2, steps=20, warmup_steps=0, lr=1e30, checkpoint_every=100)
+    lines: list[dict[str, Any]] = []
+    with pytest.raises(DivergedError) as error:
+        train_supervised("mcl", config, model, cases.examples(tmp_path), tmp_path / "out", lines.append, False)
+    assert [line["skipped"] for line in lines] == [False, True, True, True]  # the first step breaks the weights
+    assert "stage mcl stopped" in str(error.value)
+    assert "3 steps in a row (mcl.max_bad_steps = 3)" in str(error.value)
+    assert str(tmp_path) in str(error.value)  # of an example
+    assert "Traceback" not in str(error.value)
+
+
+def test_kl_in_the_reward_is_compared_over_all_ranks(ray_cluster: None, tmp_path: Path) -> None:
+    config = learner_cases.config(tmp_path, ranks=2, **rank_program.CHOICES)
+    group = LearnerGroup(config, learner_cases.model_folder(config, tmp_path))
+    one_rank.join()
+    alone = rank_program.learner(tmp_path, 0, 1, 1, **rank_program.CHOICES)
+    expected = rank_program.learn(alone, tmp_path, range(2))
+    group.start()
+    try:
+        for update, one in enumerate(expected):
+            two = group.learn(rank_program.groups_of(tmp_path, update))
+            assert two["kl_penalty"] > 0
+            for name in ("loss", "grad_norm", "kl"):
+                assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6)
+    finally:
+        group.shutdown()
 
 
 def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(ray_cluster: None, tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
-"""The numbers of an update: phases that add up, and metrics by hand."""
+"""The loop of SVR: its numbers by hand, which prompts it learns, and where it stops and goes on."""
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
+from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.data.prompts import Task
-from boxmed_ray.stages.reinforce import Clock, rollout_metrics
+from boxmed_ray.stages.drawing import Prompts
+from boxmed_ray.stages.reinforce import Clock, reinforce, rollout_metrics
+from boxmed_ray.stages.watch import DivergedError
+from boxmed_ray.tracking import MetricsWriter, read_metrics
+from tests.stages.reinforce_cases import TOKENS, Learner, Run, config, prompts
 
 
 def scored(rewards: list[float], lengths: list[int], finish: str = "stop") -> ScoredGroup:
@@ -37,9 +45,115 @@ def test_metrics_of_an_update_by_hand() -> None:
     metrics = rollout_metrics([scored([1, 1], [2, 4]), scored([0, 2], [6, 8], "length")])
     assert metrics["reward"] == 1.0
     assert metrics["flat_groups"] == 0.5  # all responses of the first are worth the same: it teaches nothing
+    assert metrics["drawn_groups"] == 2
     assert metrics["group_std"] == pytest.approx(0.5)
     assert metrics["response_tokens"] == 5.0
     assert metrics["truncated"] == 0.5
     assert metrics["malformed"] == 0.25
     assert metrics["iou"] == 0.5
     assert metrics["well_formed"] == metrics["format"] == 1.0
+
+
+def go_on(run: Run, folder: Path, *, count: int = 100) -> list[dict[str, Any]]:
+    """Run or resume as the stage does; the metrics on record."""
+    found = CheckpointStore(folder / "checkpoints").latest()
+    start, state = (0, None) if found is None else (found.step, found.state)
+    with MetricsWriter.resume(folder / "metrics.jsonl", "svr", start) as writer:
+        reinforce(run.loop, prompts(count), start=start, checkpoints=folder / "checkpoints", writer=writer, state=state)
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def third(number: int) -> bool:
+    return number % 3 == 0
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_resumed_run_learns_the_prompts_of_one_that_was_not_stopped(tmp_path: Path, stop: int, dynamic: bool) -> None:
+    whole = Run(config(dynamic_sampling=dynamic), third)
+    go_on(whole, tmp_path / "whole")
+    first, second = (Run(config(dynamic_sampling=dynamic), third) for _ in range(2))
+
+    def interrupt(identity: str) -> bool:
+        # The update after the last checkpoint is lost half-way.
+        if len(first.learner.learned) == stop + 1:
+            raise RuntimeError(identity)
+        return False
+
+    first.learner.bad = interrupt
+    with pytest.raises(RuntimeError):
+        go_on(first, tmp_path / "parted")
+    go_on(second, tmp_path / "parted")
+    assert first.learner.learned[:stop] + second.learner.learned == whole.learner.learned
+    lost = [identity for _, identity in first.asked].index(second.asked[0][1])
+    assert first.asked[:lost] + second.asked == whole.asked  # the same prompts with the same seeds
+    numbers = [identity for _, identity in whole.asked]
+    assert numbers == [f"p{i}" for i in range(len(numbers))]  # none skipped, none repeated
+    assert all(len(ids) == 4 for ids in whole.learner.learned)
+    assert (len(numbers) > 24) == dynamic
+
+
+def test_an_interrupted_run_leaves_its_place(tmp_path: Path) -> None:
+    run = Run(config(dynamic_sampling=True, checkpoint_every=100), third)
+
+    def interrupt(_: str) -> bool:
+        if len(run.learner.learned) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    run.learner.bad = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        go_on(run, tmp_path)
+    found = CheckpointStore(tmp_path / "checkpoints").latest()
+    assert found is not None
+    assert found.step == 2
+    # 4 drawn and 2 kept (p1, p2), 4 more and 3 kept; then p8 … p11 with 3 kept and 2 more, of which one is flat
+    assert found.state == {"prompts_drawn": 14, "bad_updates": 0}
+
+
+def test_rounds_of_one_update_do_not_share_their_seed() -> None:
+    run = Run(config(dynamic_sampling=True), lambda number: number < 4)
+    run.loop.step(7, Prompts(prompts(20)))
+    seeds = dict.fromkeys(seed for seed, _ in run.asked)
+    assert next(iter(seeds)) == 7
+    assert len(seeds) == 2
+
+
+def test_an_update_without_variance_is_skipped_and_on_record(tmp_path: Path) -> None:
+    run = Run(config(dynamic_sampling=True, max_draws=2, steps=3), lambda number: number < 8)
+    lines = go_on(run, tmp_path)
+    assert run.learner.learned == [["p8", "p9", "p10", "p11"], ["p12", "p13", "p14", "p15"]]
+    assert [line["drawn_groups"] for line in lines] == [8, 4, 4]
+    assert [line["flat_groups"] for line in lines] == [1, 0, 0]
+    assert [line["updated"] for line in lines] == [0, 1, 1]
+    assert [line["weight_version"] for line in lines] == [0, 1, 2]
+
+
+def test_every_update_has_the_tokens_of_each_phase(tmp_path: Path) -> None:
+    line = go_on(Run(config(dynamic_sampling=True, steps=1), third), tmp_path)[0]
+    drawn, learned = line["drawn_groups"] * 2 * TOKENS, 4 * 2 * TOKENS
+    assert drawn > learned
+    for phase, tokens in (("generate", drawn), ("score", drawn), ("learn", learned), ("push", learned)):
+        assert line[f"{phase}_tokens_per_s"] * line[f"{phase}_s"] == pytest.approx(tokens)
+
+
+def test_updates_that_are_not_finite_stop_the_run_with_prompts_and_checkpoint_named(tmp_path: Path) -> None:
+    bad = {"p1", "p9", "p12", "p17"}  # updates 1, 3, 4 and 5
+    run = Run(config(checkpoint_every=2), learner=Learner(bad.__contains__))
+    with pytest.raises(DivergedError) as error:
+        go_on(run, tmp_path)
+    assert len(run.learner.learned) == 5
+    assert "3 steps in a row (svr.max_bad_updates = 3); prompts: p9, p12, p17;" in str(error.value)
+    assert str(tmp_path / "checkpoints" / "step-00000004") in str(error.value)
+    state = json.loads((tmp_path / "checkpoints" / "step-00000004" / "state.json").read_text())
+    assert state == {"prompts_drawn": 16, "bad_updates": 2}
+    again = Run(config(checkpoint_every=2), learner=Learner(bad.__contains__))
+    with pytest.raises(DivergedError, match="prompts: p17;"):
+        go_on(again, tmp_path)  # the two before the checkpoint still count
+    assert again.learner.learned == [["p16", "p17", "p18", "p19"]]
+
+
+def test_a_response_near_the_cap_loses_reward(tmp_path: Path) -> None:
+    line = go_on(Run(config(steps=1, max_new_tokens=8, overlong_buffer=6)), tmp_path)[0]
+    assert line["overlong"] == pytest.approx(-(TOKENS - 2) / 6)
+    assert line["reward"] == pytest.approx(0.5 - (TOKENS - 2) / 6)

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from boxmed_ray.config import LoraConfig, TrainableConfig
 from boxmed_ray.model.policy import digest, load_policy
 from boxmed_ray.model.shared_prefix import response_logprobs
-from boxmed_ray.stages.train_loop import PROGRESS, RESULT, STOP, Job, Worker, batch_indices, share_of
+from boxmed_ray.stages.train_loop import DIVERGED, PROGRESS, RESULT, STOP, Job, Worker, batch_indices, share_of
 from tests import one_rank
 from tests.stages import supervised_cases as cases
 
@@ -152,3 +152,38 @@ def test_mcl_with_lora_leaves_a_plain_model_with_the_lora_in_it(tmp_path: Path, 
         live = worker.engine([group]).logprobs[0]
         stored = response_logprobs(load_policy(job.out_folder / "model"), [group]).logprobs[0]
     torch.testing.assert_close(stored, live, rtol=0, atol=1e-5)
+
+
+def test_numbers_that_are_not_finite_stop_the_stage_with_the_examples_and_the_checkpoint_named(
+    tmp_path: Path, model: Path
+) -> None:
+    """A weight that breaks while it trains: two steps, then nothing but NaN."""
+    config = cases.config(tmp_path, steps=20, checkpoint_every=2, max_bad_steps=4)
+    made = cases.examples(tmp_path, 3)
+    job = cases.job("mcl", config, model, tmp_path / "out", made)
+    (job.out_folder / STOP).touch()
+    for _ in range(2):
+        Worker(job).run()
+    (job.out_folder / STOP).unlink()
+    first = Worker(job)
+    poison(first)
+    (job.out_folder / STOP).touch()
+    first.run()  # one bad step, then a checkpoint that counts it
+    assert (first.step, first.bad.count) == (3, 1)
+    (job.out_folder / STOP).unlink()
+    second = Worker(job)
+    assert second.bad.count == 1
+    poison(second)
+    second.run()
+    lines = progress(job)
+    assert [line["skipped"] for line in lines] == [False, False, True, True, True, True]
+    message = (job.out_folder / DIVERGED).read_text()
+    assert "4 steps in a row (mcl.max_bad_steps = 4)" in message
+    assert str(job.out_folder / "checkpoints" / "step-00000004") in message  # the newest one was written in between
+    assert all(str(example.study.image) in message for example in made)
+    assert not (job.out_folder / "model").exists()
+
+
+def poison(worker: Worker) -> None:
+    """Make every log-probability NaN without touching the weights, which stay those of the last good step."""
+    worker.model.lm_head.register_forward_hook(lambda *parts: parts[2] * float("nan"))

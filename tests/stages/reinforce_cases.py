@@ -1,0 +1,93 @@
+"""The loop of SVR without engines: plain functions where pools and learner are, so that every number is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
+from boxmed_ray.checkpoint import CheckpointStore
+from boxmed_ray.config import ResourcesConfig, RunConfig, SVRConfig
+from boxmed_ray.data.prompts import Task
+from boxmed_ray.stages.reinforce import Reinforcement
+
+TOKENS = 5
+"""Of every response."""
+
+
+def prompts(count: int) -> list[Prompt]:
+    """Prompts p0, p1, …"""
+    return [Prompt(f"p{i}", Task.GROUND, "There is a nodule.", "s", "s.png", 10, 10) for i in range(count)]
+
+
+def config(**svr: Any) -> RunConfig:
+    """A run of six updates of four prompts."""
+    settings = {"steps": 6, "prompts_per_step": 4, "group_size": 2, "checkpoint_every": 1} | svr
+    return RunConfig(svr=SVRConfig(**settings), resources=ResourcesConfig(rollout_workers=2, reward_workers=2))
+
+
+class Pool:
+    """Calls a function for every batch, in this process."""
+
+    def __init__(self, work: Callable[..., list[Any]]) -> None:
+        self._work = work
+        self.workers: dict[str, Any] = {}
+
+    def run(self, _: str, batches: Sequence[Any], **options: Any) -> list[Any]:
+        return [self._work(batch, **options) for batch in batches]
+
+
+@dataclass
+class Learner:
+    """Notes what it is given; ``bad`` names the prompts whose loss is not finite."""
+
+    bad: Callable[[str], bool] = lambda _: False
+    learned: list[list[str]] = field(default_factory=list)
+    version: int = 0
+
+    def learn(self, scored: Sequence[ScoredGroup]) -> dict[str, Any]:
+        ids = [group.group.prompt.id for group in scored]
+        self.learned.append(ids)
+        bad = [identity for identity in ids if self.bad(identity)]
+        self.version += not bad
+        return {
+            "updated": float(not bad), "bad_samples": bad, "weight_version": self.version, "seconds": {"forward": 0.5},
+        }  # fmt: skip
+
+    def push_weights(self, _: Sequence[Any]) -> dict[str, Any]:
+        return {"failures": []}
+
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+        CheckpointStore(folder).save(step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None)
+
+
+@dataclass
+class Run:
+    """A loop whose groups are flat where ``flat`` says so of the prompt's number; ``asked`` notes seeds and prompts."""
+
+    config: RunConfig
+    flat: Callable[[int], bool] = lambda _: False
+    learner: Learner = field(default_factory=Learner)
+    asked: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def loop(self) -> Reinforcement:
+        return Reinforcement(self.config, Pool(self._sample), Pool(self._score), self.learner)  # type: ignore[arg-type]
+
+    def _sample(self, batch: Sequence[Prompt], *, n: int, seed: int, **_: Any) -> list[Group]:
+        self.asked += [(seed, prompt.id) for prompt in batch]
+        zeros = np.zeros(TOKENS, dtype=np.int64)
+        rollouts = tuple(Rollout(zeros, zeros.astype(np.float32), "stop", self.learner.version, "") for _ in range(n))
+        return [Group(prompt, rollouts) for prompt in batch]
+
+    def _score(self, batch: Sequence[Group]) -> list[ScoredGroup]:
+        return [self._scored(group) for group in batch]
+
+    def _scored(self, group: Group) -> ScoredGroup:
+        rewards = np.array([0, 0 if self.flat(int(group.prompt.id[1:])) else 1], dtype=np.float32)
+        return ScoredGroup(group, rewards, {"iou": rewards}, rewards < 0)
