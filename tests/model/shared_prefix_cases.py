@@ -16,6 +16,7 @@ from transformers import (
 
 from boxmed_ray.model.shared_prefix import GroupInputs
 
+HIDDEN = 32
 VOCABULARY, IMAGE, VIDEO, START, END = 97, 90, 91, 92, 93
 BANNED = (IMAGE, VIDEO, START, END)
 
@@ -24,7 +25,7 @@ def tiny(family: str, seed: int = 0, tied: bool = False) -> Any:
     """A random model of ``family``: qwen2, qwen2_5 or qwen3; grouped-query attention, 3 text and 2 vision layers."""
     torch.manual_seed(seed)
     text: dict[str, Any] = {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 512, "head_dim": 8,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": tied,
