@@ -3,6 +3,9 @@
 All sides have the same weights, batch and loss and take turns in one process on one pinned core with one thread; peak
 memory is measured in a process each. Ratios above 1 are ours better.
 
+Beside that, the share of a whole update of the demo that is neither generating, scoring nor learning, timed by the step
+benchmark's own side of ours with one worker of each kind, all on the one core.
+
     python benchmarks/learner.py [--quick] [--repeats 10] [--mode auto]
 """
 
@@ -55,8 +58,26 @@ def main() -> None:
             "quick": args.quick,
             "mode": args.mode,
             "shapes": [_shape(task | {"shape": index}) for index in args.shape or range(3)],
+            "demo_step": _demo_step(args.core, args.quick),
         }
     )
+
+
+def _demo_step(core: int, quick: bool) -> dict[str, Any]:
+    """A whole update of the demo recipe: its seconds by phase, and the share that is not generate, score or learn."""
+    from _step_cases import QUICK, SHAPES, prepare
+
+    warm, steps = (2, 2) if quick else (4, 20)
+    shape = QUICK["demo"] if quick else SHAPES["recipe"]
+    with tempfile.TemporaryDirectory() as folder:
+        case = prepare(shape, warm + steps, Path(folder), teach_steps=150)
+        script = Path(__file__).with_name("step.py")
+        run = run_worker(script, {"side": "ours", "case": str(case), "warm": warm, "core": core})
+    phases = run["phases_s"]
+    worked = phases["generate"] + phases["score"] + phases["learn"]
+    share = round(1 - worked / run["step_s"], 4)
+    say(f"demo step: {run['step_s']:.3f} s, {share:.1%} neither generating, scoring nor learning")
+    return {"step_s": run["step_s"], "phases_s": phases, "other_share": share}
 
 
 def _shape(task: dict[str, Any]) -> dict[str, Any]:
