@@ -68,6 +68,9 @@ class ModelConfig(Part):
     vocabulary: int = Field(768, ge=300, description="tiny: size at which the tokenizer stops merging.")
     max_length: int = Field(512, ge=64, description="Tokens of image, prompt and response that an engine holds.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Weights in training and generation.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute layers again in the backward pass instead of keeping what is inside them."
+    )
 
 
 TrainedPart = Literal["language_model", "projector", "vision_tower"]

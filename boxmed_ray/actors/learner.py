@@ -78,6 +78,8 @@ class LearnerRank:
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         model = policy.load_policy(self._folder, dtype)
         adapted = select_trainable(model, settings.train)
+        if self._config.model.gradient_checkpointing:
+            policy.recompute_layers(model)
         self._model = model.train()
         self._processor = policy.load_processor(self._folder)
         self._banned = policy.vision_token_ids(self._processor.tokenizer)

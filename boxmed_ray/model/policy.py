@@ -106,6 +106,14 @@ def add_lora(
     return adapted
 
 
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Gradient checkpointing (arXiv 1604.06174) of every layer of vision tower and language model.
+
+    Not the reentrant kind, which drops the gradient of LoRA behind a frozen embedding, and that of kept keys.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     """SHA-256 over names, shapes and bytes of every parameter, sorted by name."""
     sha = hashlib.sha256()

@@ -118,6 +118,8 @@ class Worker:
         bfloat16 = job.config.model.dtype == "bfloat16"
         backbone = policy.load_policy(job.model_folder, torch.bfloat16 if bfloat16 else torch.float32)
         adapted = select_trainable(backbone, job.settings.train)
+        if job.config.model.gradient_checkpointing:
+            policy.recompute_layers(backbone)
         # PEFT puts LoRA into the backbone's own layers; its handle is needed for saving an adapter only.
         self.model: nn.Module = backbone if adapted is None or job.kind == "mcl" else adapted
         backbone.train()

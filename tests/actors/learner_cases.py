@@ -18,14 +18,21 @@ PROMPT_TOKENS = 20
 PHRASES = ("Opacity in the left lung.", "Cardiomegaly.", "Right pleural effusion.")
 
 
-def config(folder: Path, *, ranks: int = 1, **svr: Any) -> RunConfig:
+def config(folder: Path, *, ranks: int = 1, gradient_checkpointing: bool = False, **svr: Any) -> RunConfig:
     """A run of the smallest model; ``svr`` overrides fields of SVRConfig."""
     settings = {"steps": 10, "warmup_steps": 0, "group_size": 4, "micro_tokens": 110, "lr": 1e-3} | svr
     return RunConfig(
         name="learner",
         runs_dir=folder,
         data=DataConfig(image_size=56),
-        model=ModelConfig(hidden_size=64, layers=2, vision_hidden_size=32, vision_layers=1, vocabulary=320),
+        model=ModelConfig(
+            hidden_size=64,
+            layers=2,
+            vision_hidden_size=32,
+            vision_layers=1,
+            vocabulary=320,
+            gradient_checkpointing=gradient_checkpointing,
+        ),
         svr=SVRConfig(**settings),
         resources=ResourcesConfig(learner_ranks=ranks, phase_timeout_s=120),
     )

@@ -12,6 +12,7 @@ import torch
 
 from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup, kl_penalties, learn_groups, split
 from boxmed_ray.actors.learner import LearnerRank
+from boxmed_ray.config import LoraConfig, TrainableConfig
 from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss
 from boxmed_ray.model.engine import cosine_lr
 from boxmed_ray.model.policy import digest, load_policy
@@ -153,6 +154,22 @@ def test_loss_and_gradient_are_the_same_whatever_the_budget(folder: Path) -> Non
     assert outcomes[0][2] > 1e-4
     for outcome in outcomes[1:]:
         assert outcome == pytest.approx(outcomes[0], rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("lora", [False, True])
+def test_gradient_checkpointing_learns_the_same(folder: Path, zero_stage: int, lora: bool) -> None:
+    train = TrainableConfig(language_model=False, vision_tower=False, projector=False, lora=LoraConfig(rank=2, alpha=4))
+    choices = {"zero_stage": zero_stage, "train": train if lora else TrainableConfig(), "lr": 3e-3}
+    outcomes = []
+    for again in (False, True):
+        rank = learner(folder, gradient_checkpointing=again, **choices)
+        assert any(getattr(m, "gradient_checkpointing", False) for m in rank._model.modules()) is again
+        rank.learn(batch(folder, 4, seed=1))
+        metrics = rank.learn(batch(folder, 4))
+        outcomes.append([metrics[name] for name in ("loss", "grad_norm", "kl")])
+    assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-5, abs=1e-8)
+    assert outcomes[0][1] > 0
 
 
 def test_a_second_inner_epoch_sees_the_ratio_move(folder: Path) -> None:
