@@ -155,7 +155,7 @@ def two_ranks(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", trainable_program.STAGES)
 def test_two_ranks_learn_push_save_and_resume_lora_as_one_does(two_ranks: Path, stage: int) -> None:
-    alone = learner(two_ranks, zero_stage=stage, kl_beta=0.1, lr=1e-3)
+    alone = learner(two_ranks, zero_stage=stage, kl_beta=0.1, lr=trainable_program.LR)
     start = full_state_dict(alone._engine.module, 0, merged=True)
     alone.load_checkpoint(two_ranks / f"checkpoints-{stage}")
     learn(alone, two_ranks, *range(trainable_program.SAVED_AFTER, trainable_program.UPDATES))

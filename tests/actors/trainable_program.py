@@ -18,6 +18,7 @@ GROUPS = (5, 1, 5)
 """By update. Of a single group the second of two ranks has none, and must still take part in every pass."""
 UPDATES = len(GROUPS)
 SAVED_AFTER = 1
+LR = 1e-3
 
 LORA_ALONE = TrainableConfig(
     language_model=False, projector=False, vision_tower=False, lora=LoraConfig(rank=4, alpha=16)
@@ -35,7 +36,7 @@ def learn(rank: LearnerRank, folder: Path, *updates: int) -> list[dict[str, Any]
     """Do ``updates``; metrics of each."""
     metrics = []
     for update in updates:
-        batches = split(learn_groups(groups_of(folder, update), "group"), rank.world_size, 2)
+        batches = split(learn_groups(groups_of(folder, update), "group"), rank.world_size, rank_program.MICRO_TOKENS)
         metrics.append(rank.learn(batches[rank.rank]))
     return metrics
 
@@ -45,7 +46,7 @@ def run(rank: int, folder: Path, port: int) -> None:
     from boxmed_ray.actors.weights import ModuleWeights
 
     for stage in STAGES:
-        made = rank_program.learner(folder, rank, 2, port, zero_stage=stage, train=LORA_ALONE, kl_beta=0.1)
+        made = rank_program.learner(folder, rank, 2, port, zero_stage=stage, train=LORA_ALONE, kl_beta=0.1, lr=LR)
         learn(made, folder, *range(SAVED_AFTER))
         made.save_checkpoint(folder / f"checkpoints-{stage}", SAVED_AFTER, {})
         learn(made, folder, *range(SAVED_AFTER, UPDATES))
