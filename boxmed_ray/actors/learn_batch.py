@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from boxmed_ray.actors.types import ScoredGroup
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.grpo.advantages import Scale, group_advantages
+from boxmed_ray.model.dealing import deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def split(groups: Sequence[LearnGroup], ranks: int, micro_tokens: int) -> list[L
     count = max(1, *(-(-sum(min(group.tokens, micro_tokens) for group in hand) // micro_tokens) for hand in hands))
     while any(_exceeds(part, micro_tokens) for hand in hands for part in _level(hand, count)):
         count += 1
-    filler = replace(min(groups, key=_tokens), filler=True)
+    filler = replace(min(groups, key=lambda group: group.tokens), filler=True)
     tokens = sum(int(group.lengths.sum()) for group in groups)
     sequences = sum(len(group.lengths) for group in groups)
     return [LearnBatch([part or [filler] for part in _level(hand, count)], tokens, sequences) for hand in hands]
@@ -165,20 +166,10 @@ def _light(number: int, scored: ScoredGroup, advantages: NDArray[np.float32]) ->
     )
 
 
-def _tokens(group: LearnGroup) -> int:
-    return group.tokens
-
-
 def _exceeds(part: Sequence[LearnGroup], micro_tokens: int) -> bool:
     return len(part) > 1 and sum(group.tokens for group in part) > micro_tokens
 
 
 def _level(groups: Sequence[LearnGroup], count: int) -> list[list[LearnGroup]]:
-    """``count`` parts of about as many tokens: largest first, each to the part with the least so far."""
-    parts: list[list[LearnGroup]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for group in sorted(groups, key=_tokens, reverse=True):
-        least = loads.index(min(loads))
-        parts[least].append(group)
-        loads[least] += group.tokens
-    return parts
+    """``count`` parts of about as many tokens."""
+    return [[groups[i] for i in part] for part in deal([group.tokens for group in groups], count)]

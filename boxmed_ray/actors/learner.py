@@ -139,12 +139,13 @@ class LearnerRank:
             updated (share of the epochs whose step was taken), weight_version; and of this rank alone
             ``seconds`` by part and ``bad_samples``, ids of prompts with a non-finite loss.
         """
-        micros, self._prepared = self._prepared, None
-        if micros is None:
+        if self._prepared is None:
             self._seconds = {}
             micros = self._prepare(batch)
-        for micro, groups in zip(micros, batch.micro, strict=True):
-            micro.weigh(groups)
+        else:
+            micros, self._prepared = self._prepared, None
+            for micro, groups in zip(micros, batch.micro, strict=True):
+                micro.weigh(groups)
         normaliser = Normaliser(batch.tokens, batch.sequences)
         taken, metrics = 0, LossMetrics.empty()
         for _ in range(self._settings.inner_epochs):

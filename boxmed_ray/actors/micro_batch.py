@@ -29,6 +29,7 @@ class MicroBatch:
         self.sampled = pad_sequence(rows, batch_first=True).to(device)
         self.mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True).to(device)
         self.numbers = [group.number for group in groups]
+        self.counts = [len(group.lengths) for group in groups]
         self.weigh(groups)
         self.old: Tensor | None = None
         self.reference: Tensor | None = None
@@ -37,7 +38,6 @@ class MicroBatch:
     def weigh(self, groups: list[LearnGroup]) -> None:
         """Take the advantages of ``groups``, which are this micro-batch's own."""
         advantages = [torch.from_numpy(group.advantages.copy()) for group in groups]
-        self.counts = [len(part) for part in advantages]
         self.advantages = torch.cat(advantages).to(self.sampled.device)
 
     def blame(self, logprobs: Tensor) -> list[str]:

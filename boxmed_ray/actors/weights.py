@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,6 +28,7 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo
 
 from boxmed_ray.actors.weight_file import TensorSpec, WeightFile, choose_directory, remove_stale
 from boxmed_ray.actors.weight_fleet import Phase, PushReport, WorkerClient, WorkerFleet
+from boxmed_ray.model.engine_state import full_shape, whole
 from boxmed_ray.model.merged import MergedTensor, merged_tensors
 
 BACKEND = "shm"
@@ -54,13 +54,13 @@ class ModuleWeights(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         """Name, dtype on the wire and full shape of every parameter; gathers nothing."""
         return [
-            ParamMeta(tensor.name, self._dtype or tensor.base.dtype, _full_shape(tensor.base))
+            ParamMeta(tensor.name, self._dtype or tensor.base.dtype, full_shape(tensor.base))
             for tensor in merged_tensors(self._module)
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for bucket in self._buckets():
-            with _gathered([parameter for tensor in bucket for parameter in tensor.parameters]):
+            with whole([parameter for tensor in bucket for parameter in tensor.parameters]):
                 for tensor in bucket:
                     yield tensor.name, tensor.value()
 
@@ -68,7 +68,7 @@ class ModuleWeights(WeightSource):
         bucket: list[MergedTensor] = []
         size = 0
         for tensor in merged_tensors(self._module):
-            nbytes = TensorSpec(tensor.name, tensor.base.dtype, _full_shape(tensor.base)).nbytes
+            nbytes = TensorSpec(tensor.name, tensor.base.dtype, full_shape(tensor.base)).nbytes
             if bucket and size + nbytes > self._bucket_bytes:
                 yield bucket
                 bucket, size = [], 0
@@ -76,19 +76,6 @@ class ModuleWeights(WeightSource):
             size += nbytes
         if bucket:
             yield bucket
-
-
-def _full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    # A parameter that ZeRO-3 has partitioned is empty itself and keeps its shape in ds_shape.
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
 
 
 @dataclass

@@ -11,7 +11,7 @@ with another number of ranks or another stage. Every function here is called by 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,19 +36,31 @@ MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 _FILE: Final = "engine.safetensors"
 
 
+def whole(parameters: list[nn.Parameter], modifier_rank: int | None = None) -> AbstractContextManager[Any]:
+    """Parameters that ZeRO-3 has split are whole inside the context, a collective; others are so anyway."""
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=modifier_rank)
+    return nullcontext()
+
+
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of the whole: one that ZeRO-3 has split is empty itself and keeps it in ``ds_shape``."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def full_parameters(module: nn.Module, *, trainable_only: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and whole parameters, one gathered at a time under ZeRO-3; a tensor is valid until the next."""
     for name, parameter in module.named_parameters():
         if trainable_only and not parameter.requires_grad:
             continue
-        with _whole([parameter]):
+        with whole([parameter]):
             yield name, parameter.detach()
 
 
 def merged_parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """As ``full_parameters``, with LoRA merged, under the backbone's own names (merged.py)."""
     for tensor in merged_tensors(module):
-        with _whole(tensor.parameters):
+        with whole(tensor.parameters):
             yield tensor.name, tensor.value()
 
 
@@ -110,7 +122,7 @@ def _put_back(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
     """Undo ``_gather``; returns the stored generators of this rank."""
     with safe_open(folder / _FILE, framework="pt") as file:
         names = set(file.keys())
-        wanted = {(f"param/{name}", tuple(getattr(p, "ds_shape", p.shape))) for name, p in _trainable(engine)}
+        wanted = {(f"param/{name}", full_shape(p)) for name, p in _trainable(engine)}
         stored = {(name, tuple(file.get_slice(name).get_shape())) for name in names if name.startswith("param/")}
         if wanted != stored:
             name, shape = min(wanted ^ stored)
@@ -134,12 +146,6 @@ def _trainable(engine: Engine) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
 
 
-def _whole(parameters: list[nn.Parameter], modifier_rank: int | None = None) -> Any:
-    if any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=modifier_rank)
-    return nullcontext()
-
-
 def _get(engine: Engine, parameter: nn.Parameter, kind: str) -> torch.Tensor:
     if engine.stage == 0:
         return parameter if kind == "param" else engine.adamw.state[parameter][kind]
@@ -152,7 +158,7 @@ def _set_parameter(engine: Engine, parameter: nn.Parameter, value: torch.Tensor)
     value = value.to(engine.device)
     if engine.stage == 3:
         _set_local(engine, parameter, value, None)
-        with _whole([parameter], modifier_rank=0):
+        with whole([parameter], modifier_rank=0):
             parameter.data.copy_(value)
         return
     parameter.data.copy_(value)

@@ -69,10 +69,10 @@ def draw(sample: Callable[[Sequence[Prompt], int], list[ScoredGroup]], prompts: 
     groups = sample(prompts.take(wanted), 0)
     if not settings.dynamic_sampling:
         return Drawn(groups, groups)
-    kept, rounds = _with_variance(groups), 1
+    kept, rounds = with_variance(groups), 1
     while more := refill_count(wanted, len(kept), len(groups), settings.draws):
         fresh = sample(prompts.take(more), rounds)
-        groups, kept, rounds = groups + fresh, kept + _with_variance(fresh), rounds + 1
+        groups, kept, rounds = groups + fresh, kept + with_variance(fresh), rounds + 1
     return Drawn(groups, kept[:wanted])
 
 
@@ -89,6 +89,7 @@ def with_overlong_penalty(group: ScoredGroup, limit: int, buffer: int) -> Scored
     return replace(group, rewards=group.rewards + penalty, components=group.components | {"overlong": penalty})
 
 
-def _with_variance(groups: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+def with_variance(groups: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+    """The groups whose rewards differ."""
     rewards = [torch.from_numpy(np.array(group.rewards)) for group in groups]
     return [groups[index] for index in informative(rewards)]

@@ -27,9 +27,8 @@ from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Group, Prompt, ScoredGroup
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
-from boxmed_ray.grpo.advantages import FLAT
 from boxmed_ray.interrupt import finish_first
-from boxmed_ray.stages.drawing import Drawn, Prompts, draw, with_overlong_penalty
+from boxmed_ray.stages.drawing import Drawn, Prompts, draw, with_overlong_penalty, with_variance
 from boxmed_ray.stages.evaluation import generate
 from boxmed_ray.stages.watch import BadSteps, DivergedError
 from boxmed_ray.tracking import MetricsWriter, Progress
@@ -182,7 +181,7 @@ def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         "reward_std": float(rewards.std()),
         "group_std": float(np.mean([group.rewards.std() for group in scored])),
         "drawn_groups": len(scored),
-        "flat_groups": float(np.mean([np.ptp(group.rewards) <= FLAT for group in scored])),
+        "flat_groups": 1 - len(with_variance(scored)) / len(scored),
         "response_tokens": float(np.mean([len(rollout.token_ids) for rollout in rollouts])),
         "truncated": float(np.mean([rollout.truncated for rollout in rollouts])),
         "malformed": float(np.concatenate([group.malformed for group in scored]).mean()),

@@ -96,12 +96,11 @@ def train_supervised(
 
 def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]], None]) -> None:
     """Report progress until the workers end; on an interrupt wait for their checkpoint."""
-    progress = _Tail(out_folder / PROGRESS)
+    progress = _Tail(out_folder / PROGRESS, on_progress)
     try:
         fit.start()
         while not fit.ended.wait(_POLL_S):
-            for line in progress.new():
-                on_progress(line)
+            progress.tell()
     except KeyboardInterrupt:
         print("\nstopping after this step; a checkpoint is being written …", file=sys.stderr, flush=True)
         (out_folder / STOP).touch()
@@ -110,11 +109,9 @@ def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]],
         elif fit.error is not None:
             log.error("the workers failed while stopping:\n%s", _worker_traceback(fit.error))
         (out_folder / STOP).unlink(missing_ok=True)
-        for line in progress.new():
-            on_progress(line)
+        progress.tell()
         raise
-    for line in progress.new():
-        on_progress(line)
+    progress.tell()
     if fit.error is not None:
         raise StageError(f"stage {fit.job.kind} failed in a worker:\n{_worker_traceback(fit.error)}") from fit.error
 
@@ -180,21 +177,22 @@ def _trainer(job: Job) -> Any:
 
 
 class _Tail:
-    """Lines that are appended to a JSON Lines file from now on."""
+    """Tells ``listener`` the lines that are appended to a JSON Lines file from now on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, listener: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._listener = path, listener
         self._offset = path.stat().st_size if path.exists() else 0
 
-    def new(self) -> list[dict[str, Any]]:
+    def tell(self) -> None:
         if not self._path.exists():
-            return []
+            return
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        for line in whole.splitlines():
+            self._listener(json.loads(line))
 
 
 def _result(out_folder: Path) -> dict[str, Any]:

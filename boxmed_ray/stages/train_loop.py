@@ -27,6 +27,7 @@ from torch import nn
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import AdapterConfig, MCLConfig, RunConfig
 from boxmed_ray.data.prompts import Task
+from boxmed_ray.model.dealing import deal
 from boxmed_ray.stages.watch import BadSteps
 
 log = logging.getLogger(__name__)
@@ -88,12 +89,9 @@ def share_of(indices: Sequence[int], lengths: Sequence[int], rank: int, ranks: i
     Longest first, each to the rank with the least so far. Every rank gets one at least where there
     are enough: a rank without a forward pass would leave the others waiting.
     """
-    loads, shares = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
-    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
-        least = loads.index(min(loads))
-        loads[least] += lengths[index] + 1
-        shares[least].append(index)
-    return shares[rank]
+    ordered = sorted(indices)
+    # One more than its length, as an example of length 0 is a forward pass too.
+    return [ordered[i] for i in deal([lengths[index] + 1 for index in ordered], ranks)[rank]]
 
 
 def train_loop(job: Job) -> None:
