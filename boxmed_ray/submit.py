@@ -7,22 +7,18 @@ turning its end into an exit code. What does not: the command line (cli.py).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import os
 import secrets
 import shlex
-import signal
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -196,14 +192,10 @@ def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], obje
     """Copy the job's log until the job ends; returns the exit code of its command, or 1 if it has none.
 
     A connection that breaks is made anew, and what was written is not written again.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; the job goes on.
     """
     written = 0
     while True:
-        with _interrupted_at_once():
-            written = asyncio.run(_tail(client, job_id, written, write))
+        written = asyncio.run(_tail(client, job_id, written, write))
         info = client.get_job_info(job_id)
         if info.status.is_terminal():
             break
@@ -212,28 +204,6 @@ def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], obje
         return 0
     print(f"job {job_id} {info.status.lower()}: {info.message}", file=sys.stderr)
     return info.driver_exit_code or 1
-
-
-@contextlib.contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C raises where the code is, in the block too.
-
-    asyncio turns Python's own handler into a cancellation of the running task, and a cancellation that arrives while
-    a connection is opened or closed can be swallowed there: the Ctrl-C would be lost. It lets any other handler be.
-    """
-    default = signal.getsignal(signal.SIGINT)
-    if default is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, default)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, skip: int, write: Callable[[str], object]) -> int:

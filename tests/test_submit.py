@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from boxmed_ray.config import ConfigError
-from boxmed_ray.submit import Submission, dashboard_url, entrypoint, follow, is_local, runtime_env
+from boxmed_ray.submit import Submission, dashboard_url, entrypoint, is_local, runtime_env
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -83,21 +79,3 @@ def test_the_project_is_sent_without_environment_runs_and_history() -> None:
 def test_a_working_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         runtime_env(Submission(("doctor",), "localhost", working_dir=tmp_path / "none"))
-
-
-def test_ctrl_c_is_not_lost_where_a_connection_swallows_a_cancellation() -> None:
-    class Client:
-        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-            signal.raise_signal(signal.SIGINT)
-            try:
-                await asyncio.sleep(0.1)
-            except asyncio.CancelledError:
-                yield "swallowed"
-
-        def get_job_info(self, job_id: str) -> SimpleNamespace:
-            return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: True), message="", driver_exit_code=0)
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        follow(Client(), "job", lambda text: None)  # type: ignore[arg-type]
-    assert signal.getsignal(signal.SIGINT) is before
