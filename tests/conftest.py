@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # the session's cluster is used by cli
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("BOXMED_RUNS_DIR", None)
 quiet_environment()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts a command in the background lets it ignore SIGINT, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 _COSTS = ("slow", "vllm", "ray")
