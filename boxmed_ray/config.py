@@ -191,6 +191,11 @@ class SVRConfig(Part):
     importance_cap: float | None = Field(
         2.0, gt=0, description="C of the truncated importance correction; null corrects nothing."
     )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="Updates that generation may run ahead of the weights it samples from; 0 is strictly on-policy.",
+    )
     dynamic_sampling: bool = Field(
         False, description="Learn only groups whose rewards differ, and draw further prompts for the others (DAPO)."
     )
@@ -235,6 +240,15 @@ class SVRConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _corrects_what_is_stale(self) -> SVRConfig:
+        if self.max_staleness and self.importance_cap is None:
+            raise ValueError(
+                f"max_staleness {self.max_staleness} learns from older weights' responses and needs the importance "
+                "correction; set svr.importance_cap, 2.0 for instance"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _learns_the_policy_that_sampled(self) -> SVRConfig:
         if self.train.lora and self.train.lora.dropout:
             raise ValueError(
@@ -252,19 +266,53 @@ class EvaluateConfig(Part):
     report_tokens: int = Field(160, ge=8, description="Cap of a report.")
 
 
+class PoolConfig(Part):
+    """How many workers of a kind there are: ``4``, or ``{min: 1, max: 16}`` for as many as the load asks for."""
+
+    min: int = Field(1, ge=0, description="Kept although idle; with 0 the first work starts one.")
+    max: int = Field(1, ge=1, description="Never exceeded.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PoolConfig:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class ScalingConfig(Part):
+    """How quickly pools with ``min`` below ``max`` follow their load (docs/rollouts.md)."""
+
+    grow_after_s: float = Field(5, ge=0, description="Wait for queued work after which workers are added.")
+    shrink_after_s: float = Field(
+        120, gt=0, description="Workers that had no work for so long are ended. Above the time of a step."
+    )
+    start_timeout_s: float = Field(
+        900, gt=0, description="Time-out of a worker's start, in which the cluster may first have to add a node."
+    )
+
+
 class ResourcesConfig(Part):
     """What a run occupies. The defaults fit two cores and no GPU."""
 
     train_workers: int = Field(2, ge=1, description="Ray Train workers of a supervised stage.")
     learner_ranks: int = Field(2, ge=1, description="DeepSpeed learner actors.")
-    rollout_workers: int = Field(2, ge=1, description="vLLM actors.")
-    reward_workers: int = Field(1, ge=1, description="Reward actors.")
+    rollout_workers: PoolConfig = Field(PoolConfig(min=2, max=2), description="vLLM actors.")
+    reward_workers: PoolConfig = Field(PoolConfig(min=1, max=1), description="Reward actors.")
+    scaling: ScalingConfig = ScalingConfig()
+    max_tries: int = Field(3, ge=1, description="Workers that may be lost on one group before it is given up.")
     threads: int = Field(1, ge=1, description="CPU threads of each actor.")
     gpus_per_learner: float = Field(0, ge=0, description="GPUs of a learner rank or train worker.")
     gpus_per_rollout: float = Field(0, ge=0, description="GPUs of a rollout worker.")
     kv_cache_gb: float = Field(0.5, gt=0, description="CPU memory of vLLM's key-value cache, per worker.")
     max_sequences: int = Field(128, ge=1, description="Sequences a rollout worker runs at once.")
-    phase_timeout_s: float = Field(300, gt=0, description="Time-out of one generation, scoring, update or push phase.")
+    phase_timeout_s: float = Field(
+        300, gt=0, description="Time-out of one generation, scoring, update or push phase; what is later is replaced."
+    )
 
 
 class RunConfig(Part):

@@ -19,10 +19,12 @@ from typing import Any
 
 import yaml
 
-from boxmed_ray.actors.pool import ActorPool
+from boxmed_ray.actors.pool import Pool
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.events import FILE as EVENTS
+from boxmed_ray.events import EventWriter
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -34,9 +36,9 @@ from boxmed_ray.stages.evaluation import (
     save_records,
     save_reports,
 )
-from boxmed_ray.stages.reinforce import run_svr
 from boxmed_ray.stages.rollouts import rollout_pool
 from boxmed_ray.stages.supervised import train_supervised
+from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
 from boxmed_ray.tracking import MetricsWriter, Progress
 
@@ -80,6 +82,7 @@ class Run:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.folder = config.folder.resolve()
+        self.events = EventWriter(self.folder / EVENTS)
 
     def go(self) -> None:
         """All stages that are not done yet."""
@@ -131,7 +134,7 @@ class Run:
     def _cpus(self) -> float:
         """A private Ray offers what the actors ask for: on a laptop phases take turns on the same cores."""
         r = self.config.resources
-        actors = r.rollout_workers + r.reward_workers + max(r.learner_ranks, r.train_workers)
+        actors = r.rollout_workers.max + r.reward_workers.max + max(r.learner_ranks, r.train_workers)
         return max(float(os.cpu_count() or 1), float(r.threads * actors + 1))
 
     def _data(self) -> Dataset:
@@ -189,9 +192,9 @@ class Run:
             self._ask("adapter_off", pool, questions)
 
     @contextmanager
-    def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[ActorPool]:
+    def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[Pool]:
         """Rollout workers on the newest backbone, for the duration of the block."""
-        pool = rollout_pool(self.config, self.backbone, dataset.images, lora_rank)
+        pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
         pool.launch()
         try:
             pool.wait_ready()
@@ -240,7 +243,7 @@ class Run:
 
             facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
 
-    def _svr(self, dataset: Dataset, pool: ActorPool) -> None:
+    def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
         examples = ground_prompts(
             dataset.split("train"),
@@ -252,15 +255,15 @@ class Run:
         )
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
-            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS)
+            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
 
-    def _ask(self, name: str, pool: ActorPool, questions: Sequence[GroundingQuestion]) -> None:
+    def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:
         if self._asked(name):
             return
         with self.timed(f"evaluate_{name}"):
             save_records(ask_grounding(pool, questions, self.config), self.records_path(name))
 
-    def _reports(self, dataset: Dataset, pool: ActorPool) -> None:
+    def _reports(self, dataset: Dataset, pool: Pool) -> None:
         if self.reports_path.exists():
             return
         studies = [study for study in dataset.split("test") if study.report][: self.config.evaluate.images]

@@ -1,7 +1,8 @@
 """The rollout worker: a vLLM engine behind Ray, from prompts to groups.
 
-What lives here: what travels over Ray, in and out. What does not: generation (vllm_engine.py), and Ray
-itself: the pool makes the actor, with the resources it is to have.
+What lives here: what travels over Ray, in and out. What does not: generation (vllm_engine.py), who may use
+the engine when (engine_loop.py), and Ray itself: whoever makes the actor gives it resources and threads.
+Methods may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from boxmed_ray.actors import vllm_env
+from boxmed_ray.actors.engine_loop import EngineLoop
 from boxmed_ray.actors.rollout_io import EngineOptions, EngineOutput, EnginePrompt
 from boxmed_ray.actors.types import Group, Prompt, Rollout
+from boxmed_ray.actors.weight_fleet import Phase
 from boxmed_ray.data.images import load_square
 
 _DECODED_IMAGES = 256
@@ -43,6 +46,7 @@ class RolloutActor:
 
         self._processor = load_processor(model_folder)
         self._engine = RolloutEngine(model_folder, options)
+        self._loop = EngineLoop(self._engine)
         cache = None if image_cache is None else Path(image_cache)
         self._image = functools.lru_cache(_DECODED_IMAGES)(functools.partial(_open, side=image_size, cache=cache))
 
@@ -61,7 +65,7 @@ class RolloutActor:
         greedy: bool = False,
         lora_path: str | None = None,
     ) -> list[Group]:
-        """Sample ``n`` responses to each prompt.
+        """Sample ``n`` responses to each prompt, with nothing else in the engine.
 
         Args:
             prompts: one batch; what is sampled depends on its prompts and ``seed``, not on which worker does it.
@@ -74,26 +78,49 @@ class RolloutActor:
 
         Raises:
             OutOfServiceError: a push did not complete.
+            EngineCrashedError: the engine is to be replaced.
             DataError: an image cannot be read.
         """
-        outputs = self._engine.generate(
-            [self._engine_prompt(prompt) for prompt in prompts],
-            n=n,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=_batch_seed(seed, prompts),
-            greedy=greedy,
-            lora_path=lora_path,
+
+        def run() -> list[Group]:
+            outputs = self._engine.generate(
+                [self._engine_prompt(prompt) for prompt in prompts],
+                n=n,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=_batch_seed(seed, prompts),
+                greedy=greedy,
+                lora_path=lora_path,
+            )
+            return [_group(prompt, responses) for prompt, responses in zip(prompts, outputs, strict=True)]
+
+        groups: list[Group] = self._loop.call(run).result()
+        return groups
+
+    def generate_group(self, prompt: Prompt, *, n: int, temperature: float, max_new_tokens: int) -> Group:
+        """Sample ``n`` responses to one prompt beside whatever else the engine runs.
+
+        A push that comes meanwhile waits until the group has ended: it is sampled from one version.
+
+        Args:
+            prompt: to answer.
+            n: responses.
+            temperature: of sampling.
+            max_new_tokens: cap of a response.
+
+        Raises:
+            OutOfServiceError, EngineCrashedError, DataError: as ``generate_groups``.
+        """
+        text_and_image = self._engine_prompt(prompt)  # here, so that the engine need not wait for a disk
+        asked = self._loop.group(
+            lambda: self._engine.begin(text_and_image, n=n, temperature=temperature, max_new_tokens=max_new_tokens)
         )
-        version = self._engine.weight_version
-        return [
-            Group(prompt, tuple(_rollout(response, version) for response in responses), responses[0].prompt_tokens)
-            for prompt, responses in zip(prompts, outputs, strict=True)
-        ]
+        return _group(prompt, asked.result())
 
     def weight_phase(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Carry out one phase of a weight push (weight_fleet.py)."""
-        self._engine.weight_phase(phase, payload)
+        kind = Phase(phase)
+        self._loop.phase(kind, lambda: self._engine.weight_phase(kind, payload)).result()
 
     def stats(self) -> dict[str, float]:
         """Totals since the start: prompts, samples, tokens, seconds, pushes; and the weight version."""
@@ -113,12 +140,16 @@ def _open(path: str, side: int, cache: Path | None) -> Image.Image:
     return load_square(Path(path), side, cache)
 
 
-def _rollout(output: EngineOutput, version: int) -> Rollout:
+def _group(prompt: Prompt, responses: Sequence[EngineOutput]) -> Group:
+    return Group(prompt, tuple(_rollout(response) for response in responses), responses[0].prompt_tokens)
+
+
+def _rollout(output: EngineOutput) -> Rollout:
     return Rollout(
         token_ids=np.array(output.token_ids, dtype=np.int64),
         logprobs=np.array(output.logprobs, dtype=np.float32),
         finish_reason=output.finish_reason,
-        weight_version=version,
+        weight_version=output.weight_version,
         text=output.text,
     )
 

@@ -1,6 +1,6 @@
 """What goes into a vLLM engine and what comes out. Light: imports neither vLLM nor Ray.
 
-What lives here: one prompt, one output, the engine's options, its refusal. What does not: the engine
+What lives here: one prompt, one output, the engine's options, its errors. What does not: the engine
 (vllm_engine.py) and the records of training (types.py).
 """
 
@@ -15,6 +15,10 @@ from PIL import Image
 
 class OutOfServiceError(RuntimeError):
     """The engine holds no whole version of the weights, or is paused for one, and refuses to generate."""
+
+
+class EngineCrashedError(RuntimeError):
+    """The engine failed in the middle of a step: it is of no more use, and what it ran is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class EngineOutput:
         finish_reason: "stop" or "length".
         text: decoded, without the end-of-turn token, other special tokens visible.
         prompt_tokens: of the prompt that it answers, image tokens included.
+        weight_version: learner updates behind the weights that sampled it, from first token to last.
     """
 
     token_ids: list[int]
@@ -47,6 +52,7 @@ class EngineOutput:
     finish_reason: Literal["stop", "length"]
     text: str
     prompt_tokens: int
+    weight_version: int
 
 
 @dataclass(frozen=True, slots=True)

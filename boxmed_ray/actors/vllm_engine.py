@@ -18,6 +18,7 @@ import torch
 
 from boxmed_ray.actors import vllm_env
 from boxmed_ray.actors.rollout_io import (
+    EngineCrashedError,
     EngineOptions,
     EngineOutput,
     EnginePrompt,
@@ -98,6 +99,7 @@ class RolloutEngine:
         Raises:
             OutOfServiceError: a push is under way or did not complete.
             ValueError: a prompt does not fit, or placeholder and image do not agree.
+            EngineCrashedError: vLLM failed while it ran.
         """
         self._check_service()
         if greedy and n != 1:
@@ -112,12 +114,49 @@ class RolloutEngine:
         with self._seeded(seed):
             finished = self._run(inputs, params, seed, adapter)
         groups = self._outputs(finished)
-        self.stats.prompts += len(prompts)
-        self.stats.samples += n * len(prompts)
-        self.stats.tokens += sum(len(output.token_ids) for group in groups for output in group)
+        self._count(groups)
         self.stats.encode_s += encoded - started
         self.stats.generate_s += time.monotonic() - encoded
         return groups
+
+    def begin(self, prompt: EnginePrompt, *, n: int, temperature: float, max_new_tokens: int) -> str:
+        """Let ``n`` responses to one prompt join what runs; ``step`` goes on with all.
+
+        What is sampled depends on what runs beside it: seeds are for ``generate``.
+
+        Args:
+            prompt: text with one placeholder, and its image; or text alone.
+            n: responses.
+            temperature: above 0.
+            max_new_tokens: cap of a response.
+
+        Returns:
+            The name under which ``step`` will give its responses.
+
+        Raises:
+            OutOfServiceError, ValueError: as ``generate``.
+        """
+        self._check_service()
+        started = time.monotonic()
+        name = self._add(self._inputs.encode(0, prompt, max_new_tokens), self._params(n, temperature, max_new_tokens))
+        self.stats.encode_s += time.monotonic() - started
+        return name
+
+    def step(self) -> list[tuple[str, list[EngineOutput]]]:
+        """Go on with everything that was begun by one token.
+
+        Returns:
+            Name and responses of what has ended.
+
+        Raises:
+            EngineCrashedError: vLLM failed.
+        """
+        started = time.monotonic()
+        finished = self._step()
+        groups = self._outputs(finished)
+        self._count(groups)
+        self.stats.generate_s += time.monotonic() - started
+        return [(output.request_id, group) for output, group in zip(finished, groups, strict=True)]
 
     def weight_phase(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Carry out one phase of a push (weight_fleet.py).
@@ -192,23 +231,36 @@ class RolloutEngine:
         order = []
         try:
             for index, prompt in enumerate(inputs):
-                self._requests += 1
-                name = str(self._requests)
-                order.append(name)
                 own = params
                 if seed is not None and self._options.tensor_parallel > 1:
                     own = params.clone()
                     own.seed = seed + index * params.n
-                engine.add_request(name, prompt, own, lora_request=adapter)
+                order.append(self._add(prompt, own, adapter))
             while engine.has_unfinished_requests():
-                for output in engine.step():
-                    if output.finished:
-                        finished[output.request_id] = output
+                finished |= {output.request_id: output for output in self._step()}
         except BaseException:
             # What is left over would come out of the next call.
             engine.abort_request(order)
             raise
         return [finished[name] for name in order]
+
+    def _add(self, prompt: Any, params: Any, adapter: Any = None) -> str:
+        self._requests += 1
+        name = str(self._requests)
+        self._llm.llm_engine.add_request(name, prompt, params, lora_request=adapter)
+        return name
+
+    def _step(self) -> list[Any]:
+        try:
+            outputs = self._llm.llm_engine.step()
+        except Exception as error:
+            raise EngineCrashedError(f"vLLM failed while it generated: {error!r}") from error
+        return [output for output in outputs if output.finished]
+
+    def _count(self, groups: list[list[EngineOutput]]) -> None:
+        self.stats.prompts += len(groups)
+        self.stats.samples += sum(len(group) for group in groups)
+        self.stats.tokens += sum(len(output.token_ids) for group in groups for output in group)
 
     def _outputs(self, finished: list[Any]) -> list[list[EngineOutput]]:
         completions = [completion for output in finished for completion in output.outputs]
@@ -229,6 +281,7 @@ class RolloutEngine:
                     finish_reason="stop" if completion.finish_reason == "stop" else "length",
                     text=next(texts),
                     prompt_tokens=len(output.prompt_token_ids),
+                    weight_version=self._version,
                 )
                 for completion in output.outputs
             ]

@@ -1,7 +1,7 @@
 """Evaluation by generation: the rollout pool answers held-out prompts, greedily and sampled.
 
-What lives here: which prompts are asked, and from rollouts to records. What does not: the metrics
-(evaluate/), the engines (actors/rollout.py).
+What lives here: which prompts are asked, and from rollouts to records. What does not: asking
+(generation.py), the metrics (evaluate/), the engines (actors/rollout.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from boxmed_ray.actors.pool import ActorPool
+import numpy as np
+
+from boxmed_ray.actors.pool import Pool
 from boxmed_ray.actors.types import Group, Prompt, Rollout
 from boxmed_ray.config import DataConfig, RunConfig
 from boxmed_ray.data.concepts import label_of
@@ -20,7 +22,10 @@ from boxmed_ray.data.examples import Example, denied_findings, ground_example, g
 from boxmed_ray.data.prompts import parse_answer
 from boxmed_ray.data.study import Study
 from boxmed_ray.evaluate.grounding import GroundingRecord
+from boxmed_ray.stages.generation import generate
 from rewards.sample import BoxT
+
+_NOTHING = Rollout(np.zeros(0, np.int64), np.zeros(0, np.float32), "length", 0, "")
 
 
 def prompt_of(example: Example) -> Prompt:
@@ -59,7 +64,7 @@ def grounding_questions(studies: Sequence[Study], config: RunConfig) -> list[Gro
 
 
 def ask_grounding(
-    pool: ActorPool, questions: Sequence[GroundingQuestion], config: RunConfig, *, lora: str | None = None
+    pool: Pool, questions: Sequence[GroundingQuestion], config: RunConfig, *, lora: str | None = None
 ) -> list[GroundingRecord]:
     """Greedy and one sampled answer to every question."""
     prompts = [question.prompt for question in questions]
@@ -69,46 +74,21 @@ def ask_grounding(
         pool, prompts, config, n=1, temperature=config.evaluate.temperature, max_new_tokens=tokens, lora=lora
     )
     return [
-        _record(question, first.rollouts[0], second.rollouts, config.data)
+        _record(question, _answers(first)[0], _answers(second), config.data)
         for question, first, second in zip(questions, greedy, sampled, strict=True)
     ]
 
 
-def ask_reports(pool: ActorPool, studies: Sequence[Study], config: RunConfig, *, lora: str) -> list[str]:
+def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora: str) -> list[str]:
     """One greedy report a study, by the adapter."""
     prompts = [prompt_of(report_example(study)) for study in studies]
     groups = generate(pool, prompts, config, n=1, greedy=True, max_new_tokens=config.evaluate.report_tokens, lora=lora)
-    return [group.rollouts[0].text.strip() for group in groups]
+    return [_answers(group)[0].text.strip() for group in groups]
 
 
-def generate(
-    pool: ActorPool,
-    prompts: Sequence[Prompt],
-    config: RunConfig,
-    *,
-    n: int,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    greedy: bool = False,
-    seed: int = 0,
-    lora: str | None = None,
-) -> list[Group]:
-    """Groups in the order of the prompts, made by whichever workers are free."""
-    size = max(1, config.resources.max_sequences // n)
-    # No larger than an even share, so that every worker has something to do.
-    size = min(size, max(1, -(-len(prompts) // config.resources.rollout_workers)))
-    batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
-    results = pool.run(
-        "generate_groups",
-        batches,
-        n=n,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        greedy=greedy,
-        seed=seed,
-        lora_path=lora,
-    )
-    return [group for batch in results for group in batch]
+def _answers(group: Group | None) -> Sequence[Rollout]:
+    """Of a prompt that was given up: one that says nothing. It counts against the model, as it should."""
+    return group.rollouts if group is not None else [_NOTHING]
 
 
 def _boxes(rollout: Rollout, prompt: Prompt, data: DataConfig) -> tuple[tuple[BoxT, ...] | None, bool]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from boxmed_ray.actors.pool_items import LostError
 from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
 from boxmed_ray.checkpoint import CheckpointStore
-from boxmed_ray.config import ResourcesConfig, RunConfig, SVRConfig
+from boxmed_ray.config import PoolConfig, ResourcesConfig, RunConfig, SVRConfig
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.stages.reinforce import Reinforcement
 
@@ -28,18 +31,34 @@ def prompts(count: int) -> list[Prompt]:
 def config(**svr: Any) -> RunConfig:
     """A run of six updates of four prompts."""
     settings = {"steps": 6, "prompts_per_step": 4, "group_size": 2, "checkpoint_every": 1} | svr
-    return RunConfig(svr=SVRConfig(**settings), resources=ResourcesConfig(rollout_workers=2, reward_workers=2))
+    two = PoolConfig(min=2, max=2)
+    return RunConfig(svr=SVRConfig(**settings), resources=ResourcesConfig(rollout_workers=two, reward_workers=two))
 
 
 class Pool:
-    """Calls a function for every batch, in this process."""
+    """Calls a function for every batch, in this process and at once; a prompt by itself is a batch of one."""
 
     def __init__(self, work: Callable[..., list[Any]]) -> None:
         self._work = work
-        self.workers: dict[str, Any] = {}
+        self.workers: dict[str, Any] = {"one": None}
 
-    def run(self, _: str, batches: Sequence[Any], **options: Any) -> list[Any]:
-        return [self._work(batch, **options) for batch in batches]
+    def submit(self, method: str, payload: Any, *, cost: int = 1, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            single = method == "generate_group"
+            result = self._work([payload] if single else payload, **options)
+            future.set_result(result[0] if single else result)
+        except LostError as error:
+            future.set_exception(error)
+        return future
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def refresh(self, _: Any = None) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
 
 
 @dataclass
@@ -59,8 +78,9 @@ class Learner:
             "updated": float(not bad), "bad_samples": bad, "weight_version": self.version, "seconds": {"forward": 0.5},
         }  # fmt: skip
 
-    def push_weights(self, _: Sequence[Any]) -> dict[str, Any]:
-        return {"failures": []}
+    def publish(self) -> Learner:
+        """What it publishes has its version."""
+        return self
 
     def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
         CheckpointStore(folder).save(step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None)
@@ -68,18 +88,32 @@ class Learner:
 
 @dataclass
 class Run:
-    """A loop whose groups are flat where ``flat`` says so of the prompt's number; ``asked`` notes seeds and prompts."""
+    """A loop whose groups are flat where ``flat`` says so of the prompt's number; ``asked`` notes seeds and prompts.
+
+    Prompts in ``poison`` are given up.
+    """
 
     config: RunConfig
     flat: Callable[[int], bool] = lambda _: False
+    poison: frozenset[str] = frozenset()
     learner: Learner = field(default_factory=Learner)
     asked: list[tuple[int, str]] = field(default_factory=list)
 
     @property
-    def loop(self) -> Reinforcement:
-        return Reinforcement(self.config, Pool(self._sample), Pool(self._score), self.learner)  # type: ignore[arg-type]
+    def pools(self) -> tuple[Any, Any]:
+        """For rollouts and rewards."""
+        return Pool(self._sample), Pool(self._score)
 
-    def _sample(self, batch: Sequence[Prompt], *, n: int, seed: int, **_: Any) -> list[Group]:
+    @property
+    def loop(self) -> Reinforcement:
+        learner: Any = self.learner
+        loop = Reinforcement(self.config, *self.pools, learner, learner)
+        loop.start()
+        return loop
+
+    def _sample(self, batch: Sequence[Prompt], *, n: int, seed: int = -1, **_: Any) -> list[Group]:
+        if any(prompt.id in self.poison for prompt in batch):
+            raise LostError("rollout", 3, "it died")
         self.asked += [(seed, prompt.id) for prompt in batch]
         zeros = np.zeros(TOKENS, dtype=np.int64)
         rollouts = tuple(Rollout(zeros, zeros.astype(np.float32), "stop", self.learner.version, "") for _ in range(n))

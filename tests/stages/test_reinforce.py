@@ -13,8 +13,13 @@ import pytest
 from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.data.prompts import Task
+from boxmed_ray.events import EventWriter, read_events
+from boxmed_ray.stages.ahead import Ahead
+from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Prompts
-from boxmed_ray.stages.reinforce import Clock, reinforce, rollout_metrics
+from boxmed_ray.stages.reinforce import reinforce
+from boxmed_ray.stages.sampler import Sampler
+from boxmed_ray.stages.update_metrics import rollout_metrics
 from boxmed_ray.stages.watch import DivergedError
 from boxmed_ray.tracking import MetricsWriter, read_metrics
 from tests.stages.reinforce_cases import TOKENS, Learner, Run, config, prompts
@@ -108,12 +113,13 @@ def test_an_interrupted_run_leaves_its_place(tmp_path: Path) -> None:
     assert found is not None
     assert found.step == 2
     # 4 drawn and 2 kept (p1, p2), 4 more and 3 kept; then p8 … p11 with 3 kept and 2 more, of which one is flat
-    assert found.state == {"prompts_drawn": 14, "bad_updates": 0}
+    # … of these two updates; the third has drawn six, p14 … p19, and has not learned them
+    assert found.state == {"prompts_drawn": 20, "prompts_pending": [*range(14, 20)], "bad_updates": 0}
 
 
 def test_rounds_of_one_update_do_not_share_their_seed() -> None:
     run = Run(config(dynamic_sampling=True), lambda number: number < 4)
-    run.loop.step(7, Prompts(prompts(20)))
+    Sampler(run.config, *run.pools, EventWriter(None)).draw(7, Prompts(prompts(20)))()
     seeds = dict.fromkeys(seed for seed, _ in run.asked)
     assert next(iter(seeds)) == 7
     assert len(seeds) == 2
@@ -146,7 +152,7 @@ def test_updates_that_are_not_finite_stop_the_run_with_prompts_and_checkpoint_na
     assert "3 steps in a row (svr.max_bad_updates = 3); prompts: p9, p12, p17;" in str(error.value)
     assert str(tmp_path / "checkpoints" / "step-00000004") in str(error.value)
     state = json.loads((tmp_path / "checkpoints" / "step-00000004" / "state.json").read_text())
-    assert state == {"prompts_drawn": 16, "bad_updates": 2}
+    assert state == {"prompts_drawn": 16, "prompts_pending": [], "bad_updates": 2}
     again = Run(config(checkpoint_every=2), learner=Learner(bad.__contains__))
     with pytest.raises(DivergedError, match="prompts: p17;"):
         go_on(again, tmp_path)  # the two before the checkpoint still count
@@ -157,3 +163,38 @@ def test_a_response_near_the_cap_loses_reward(tmp_path: Path) -> None:
     line = go_on(Run(config(steps=1, max_new_tokens=8, overlong_buffer=6)), tmp_path)[0]
     assert line["overlong"] == pytest.approx(-(TOKENS - 2) / 6)
     assert line["reward"] == pytest.approx(0.5 - (TOKENS - 2) / 6)
+
+
+@pytest.mark.parametrize("stale", [0, 1, 3])
+def test_updates_are_drawn_ahead_as_far_as_the_staleness_allows_and_learned_in_their_order(
+    tmp_path: Path, stale: int
+) -> None:
+    run = Run(config(max_staleness=stale), learner=Learner(lambda _: time.sleep(0.02)))
+    lines = go_on(run, tmp_path)
+    assert run.learner.learned == [[f"p{4 * update + i}" for i in range(4)] for update in range(6)]
+    # Sampling is at once here, and learning is not: what is drawn ahead is as old as it may be.
+    assert [line["staleness_max"] for line in lines] == [min(update, stale) for update in range(6)]
+
+
+def test_a_prompt_that_is_given_up_is_listed_and_the_others_of_its_batch_are_learned(tmp_path: Path) -> None:
+    run = Run(config(steps=2), poison=frozenset({"p1"}))
+    events = EventWriter(tmp_path / "events.jsonl")
+    loop = run.loop
+    loop.events = events
+    with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
+        reinforce(loop, prompts(8), start=0, checkpoints=tmp_path / "checkpoints", writer=writer)
+    assert run.learner.learned == [["p0", "p2", "p3"], ["p4", "p5", "p6", "p7"]]
+    assert [line["lost_groups"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 0]
+    (event,) = read_events(tmp_path / "events.jsonl")
+    assert (event["event"], event["update"], event["prompts"]) == ("lost", 1, ["p1"])
+
+
+def test_a_response_older_than_the_staleness_allows_stops_the_run() -> None:
+    run = Run(config())
+    loop, source = run.loop, Prompts(prompts(20))
+    sampler = Sampler(run.config, *run.pools, EventWriter(None))
+    old = sampler.draw(1, source)()  # of version 0, and it is kept back until version 1 is out
+    with Ahead(lambda index: (lambda: old) if index == 1 else sampler.draw(index, source), 0, 0, 2) as ahead:
+        loop.step(0, ahead)
+        with pytest.raises(RuntimeError, match=r"1 weight versions old.*allows 0"):
+            loop.step(1, ahead)
