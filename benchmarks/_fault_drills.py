@@ -42,6 +42,7 @@ from boxmed_ray.stages import rollouts
 from boxmed_ray.stages.evaluation import prompt_of
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.tracking import read_metrics
+from rewards.sample import Sample
 
 _STEPS, _ACT_AFTER = 6, 2
 _WATCHDOG_S = 20.0
@@ -70,16 +71,24 @@ def prepare(folder: Path) -> None:
         name="drill",
         data=DataConfig(kind="phantom", train_studies=16, test_studies=4),
         model=ModelConfig(hidden_size=64, layers=2, vision_hidden_size=64, vision_layers=1),
-        svr=SVRConfig(steps=_STEPS, prompts_per_step=4, group_size=4, max_new_tokens=48, checkpoint_every=2),
+        svr=SVRConfig(
+            steps=_STEPS, prompts_per_step=4, group_size=4, max_new_tokens=48, checkpoint_every=2, lr=1e-3,
+            rewards={f"{Path(__file__).stem}:vowels": 1.0},
+        ),
         resources=ResourcesConfig(
             train_workers=1, learner_ranks=1, threads=1, phase_timeout_s=_WATCHDOG_S, kv_cache_gb=0.1, **workers
         ),
-    )
+    )  # fmt: skip
     dataset = load_studies(config.data, config.seed, folder / "data")
     examples = ground_prompts(dataset.split("train"), _STEPS * 4, none_share=0.05, seed=config.seed)
     build_tiny(config.model, config.data.image_size, corpus(dataset.split("train")), config.seed, folder / "model")
     case = Case(config, (folder / "model").resolve(), [prompt_of(example) for example in examples])
     (folder / "case.pkl").write_bytes(pickle.dumps(case))
+
+
+def vowels(batch: Sequence[Sample]) -> list[float]:
+    """A reward that an untrained model's answers differ in, so that every update changes the parameters."""
+    return [sum(letter in "aeiou" for letter in sample.text) / 100 for sample in batch]
 
 
 class PoisonedActor(RolloutActor):
