@@ -19,6 +19,7 @@ from _step_cases import Case
 from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.pool import ActorPool
 from boxmed_ray.actors.reward import RewardWorker
+from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.data.images import ImageStore
 from boxmed_ray.ray_local import quiet_environment, ray_session
 from boxmed_ray.stages.reinforce import Reinforcement, reinforce
@@ -72,7 +73,8 @@ def measure(case: Case, warm: int, core: int) -> dict[str, Any]:
             for part in (rollouts, learner, rewards):
                 part.wait_ready()
             start_s = time.perf_counter() - began
-            loop = Reinforcement(config, rollouts, rewards, learner)
+            weights = WeightPush(learner, config.resources.phase_timeout_s, lambda: rollouts.workers)
+            loop = Reinforcement(config, rollouts, rewards, learner, weights)
             start_cpu_s = cpu_seconds()
             loop.push()
             pin_tree(core)

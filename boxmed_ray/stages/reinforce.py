@@ -25,6 +25,7 @@ from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.pool import ActorPool
 from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Group, Prompt, ScoredGroup
+from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.interrupt import finish_first
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 STAGE = "svr"
 _ROUND_SEED = 1 << 40
 """Between the seeds of one update's rounds of drawing; no number of updates reaches it."""
-
-
-class PushFailedError(RuntimeError):
-    """Weights did not reach a rollout worker."""
 
 
 @dataclass
@@ -87,6 +84,7 @@ class Reinforcement:
     rollouts: ActorPool
     rewards: ActorPool
     learner: LearnerGroup
+    weights: WeightPush
 
     def step(self, index: int, prompts: Prompts) -> Update:
         """One update: generate, score, learn, push.
@@ -121,9 +119,10 @@ class Reinforcement:
         """Bring every rollout worker to the learner's weights.
 
         Raises:
-            PushFailedError: a worker failed; it refuses to generate.
+            PushError: a worker failed; it refuses to generate.
         """
-        _check(self.learner.push_weights(list(self.rollouts.workers.items())))
+        self.weights.publish()
+        self.weights.deliver(list(self.rollouts.workers.items()))
 
     def _generate(self, prompts: Sequence[Prompt], seed: int) -> list[Group]:
         svr = self.config.svr
@@ -262,13 +261,18 @@ def run_svr(
         config.resources.reward_workers,
         timeout_s=config.resources.phase_timeout_s,
     )
-    loop = Reinforcement(config, rollouts, rewards, learner)
+    weights = WeightPush(learner, config.resources.phase_timeout_s, lambda: rollouts.workers)
+    loop = Reinforcement(config, rollouts, rewards, learner, weights)
+
+    def deliver(name: str, worker: Any) -> None:
+        weights.deliver([(name, worker)])
+
     try:
         learner.launch()
         rewards.launch()
         learner.wait_ready()
         rewards.wait_ready()
-        rollouts.on_join = lambda name, worker: _check(learner.deliver_weights([(name, worker)]))
+        rollouts.on_join = deliver
         found = learner.load_checkpoint(out / "checkpoints")
         start, state = (0, None) if found is None else found
         loop.push()
@@ -277,6 +281,7 @@ def run_svr(
         learner.save_model(out / "model")
     finally:
         rollouts.on_join = None
+        weights.shutdown()
         learner.shutdown()
         rewards.shutdown()
 
@@ -284,9 +289,3 @@ def run_svr(
 def _reward_actor(config: RunConfig) -> Any:
     actor = ray.remote(RewardWorker).options(num_cpus=0)
     return actor.remote(config.svr.rewards, config.data.coordinates, config.data.image_size)
-
-
-def _check(report: dict[str, Any]) -> None:
-    """Refuse a push that did not reach every worker: one without a whole version must not sample."""
-    if report["failures"]:
-        raise PushFailedError("; ".join(f"{worker}: {phase}: {why}" for worker, phase, why in report["failures"]))

@@ -28,7 +28,7 @@ def rollout_pool(config: RunConfig, backbone: Callable[[], Path], images: ImageS
         config: of the run.
         backbone: the model folder that a worker starts from, asked anew for each.
         images: where workers find resized images.
-        lora_rank: above 0 the workers serve adapters, and take no weight pushes.
+        lora_rank: above 0 the workers serve adapters up to it, and take pushes of adapters only.
     """
     resources = config.resources
     options = EngineOptions(

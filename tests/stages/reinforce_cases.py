@@ -59,11 +59,18 @@ class Learner:
             "updated": float(not bad), "bad_samples": bad, "weight_version": self.version, "seconds": {"forward": 0.5},
         }  # fmt: skip
 
-    def push_weights(self, _: Sequence[Any]) -> dict[str, Any]:
-        return {"failures": []}
-
     def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
         CheckpointStore(folder).save(step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None)
+
+
+class Weights:
+    """Has nothing to push."""
+
+    def publish(self) -> None:
+        pass
+
+    def deliver(self, workers: Sequence[tuple[str, Any]]) -> None:
+        pass
 
 
 @dataclass
@@ -77,7 +84,13 @@ class Run:
 
     @property
     def loop(self) -> Reinforcement:
-        return Reinforcement(self.config, Pool(self._sample), Pool(self._score), self.learner)  # type: ignore[arg-type]
+        return Reinforcement(
+            self.config,
+            Pool(self._sample),
+            Pool(self._score),
+            self.learner,
+            Weights(),  # type: ignore[arg-type]
+        )
 
     def _sample(self, batch: Sequence[Prompt], *, n: int, seed: int, **_: Any) -> list[Group]:
         self.asked += [(seed, prompt.id) for prompt in batch]
