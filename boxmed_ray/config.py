@@ -100,6 +100,15 @@ class TrainableConfig(Part):
     vision_tower: bool = Field(True, description="Train the vision tower without its mergers.")
     lora: LoraConfig | None = Field(None, description="LoRA on some parts; null for none, {} for the defaults.")
 
+    @property
+    def adapter_alone(self) -> bool:
+        """Whether an adapter that vLLM can apply, LoRA on the language model, is all that trains."""
+        return (
+            self.lora is not None
+            and self.lora.parts == ("language_model",)
+            and not (self.projector or self.vision_tower)
+        )
+
     @model_validator(mode="after")
     def _something_trains(self) -> TrainableConfig:
         if not (self.language_model or self.projector or self.vision_tower or self.lora):
@@ -218,6 +227,16 @@ class SVRConfig(Part):
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     max_bad_updates: int = Field(3, ge=1, description="Updates in a row with a number not finite that stop the run.")
 
+    push: Literal["auto", "shm", "object_store", "nccl", "ipc", "lora"] = Field(
+        "auto", description="How weights reach the rollout workers; auto takes the cheapest that reaches all of them."
+    )
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of the adapters that rollout workers are started for, 0 where whole weights are pushed to them."""
+        fits = self.train.adapter_alone and self.push in ("auto", "lora")
+        return self.train.lora.rank if fits and self.train.lora else 0
+
     @property
     def draws(self) -> int:
         """Prompts drawn for one update at most."""
@@ -245,6 +264,16 @@ class SVRConfig(Part):
             raise ValueError(
                 f"max_staleness {self.max_staleness} learns from older weights' responses and needs the importance "
                 "correction; set svr.importance_cap, 2.0 for instance"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_pushed_is_what_trains(self) -> SVRConfig:
+        if self.push == "lora" and not self.train.adapter_alone:
+            raise ValueError(
+                "push 'lora' sends the adapter alone, and vLLM applies adapters to the language model only, but other "
+                "parts train or have LoRA; set svr.train.projector=false, svr.train.vision_tower=false and "
+                "svr.train.lora={}, or svr.push=auto"
             )
         return self
 
@@ -312,6 +341,9 @@ class ResourcesConfig(Part):
     max_sequences: int = Field(128, ge=1, description="Sequences a rollout worker runs at once.")
     phase_timeout_s: float = Field(
         300, gt=0, description="Time-out of one generation, scoring, update or push phase; what is later is replaced."
+    )
+    check_weights: bool = Field(
+        False, description="Compare a digest of every push with what each worker loaded; costs seconds a gigabyte."
     )
 
 

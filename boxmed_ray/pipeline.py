@@ -180,7 +180,7 @@ class Run:
             self._mcl(dataset)
         questions = grounding_questions(dataset.split("test"), self.config)
         if not self._asked("mcl", "svr"):
-            with self._pool(dataset) as pool:
+            with self._pool(dataset, lora_rank=self.config.svr.adapter_rank) as pool:
                 self._ask("mcl", pool, questions)
                 if not self.done("svr"):
                     self._svr(dataset, pool)

@@ -30,6 +30,7 @@ _CPUS_PER_THREAD = 0.5
 """Ray's books only, so that learners, rollout workers and rewards fit beside each other on two cores."""
 _START_TIMEOUT_S = 600.0
 _END_S = 5.0
+_PUSH_PHASES = 6
 
 
 class LearnerError(RuntimeError):
@@ -85,6 +86,11 @@ class LearnerGroup:
         """``launch`` and ``wait_ready``."""
         self.launch()
         self.wait_ready()
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        return self._config
 
     @property
     def ranks(self) -> list[Any]:
@@ -143,27 +149,34 @@ class LearnerGroup:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.call("save_model", folder.resolve())
 
-    def push_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Push the present weights to rollout workers (name and actor handle of each).
+    def publish_weights(self, backend: str, keep: Sequence[str]) -> dict[str, Any]:
+        """Publish the present weights; the driver delivers them (weight_push.py).
+
+        Args:
+            backend: the way (weight_backend.py).
+            keep: paths of publications that somebody may still read; all others are dropped or written over.
 
         Returns:
-            The push report (actors/weight_fleet.py) as a dict: version, nbytes, gather_s, phases_s, workers,
-            failures. A worker under ``failures`` does not generate until a push reaches it; replace it.
+            The fields of a Publication.
 
         Raises:
-            LearnerError: a learner rank failed.
+            LearnerError: a rank failed.
         """
-        limit = 6 * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
-        report: dict[str, Any] = self.call("push_weights", list(workers), timeout_s=limit)[0]
-        return report
+        fields: dict[str, Any] = self.call("publish_weights", backend, list(keep))[0]
+        return fields
 
-    def deliver_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Give the version pushed last to workers that joined since; returns the report as ``push_weights``."""
-        limit = 6 * self._config.resources.phase_timeout_s
-        report: dict[str, Any] = self._collect(
-            "deliver_weights", [self._ranks[0].deliver_weights.remote(list(workers))], limit
-        )[0]
-        return report
+    def transfer_weights(self, backend: str, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Send the present weights to ``workers`` by a collective of learner and workers.
+
+        Returns:
+            The fields of a PushReport (weight_fleet.py).
+
+        Raises:
+            LearnerError: a rank failed, or waits for a worker that did.
+        """
+        limit = _PUSH_PHASES * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
+        fields: dict[str, Any] = self.call("transfer_weights", backend, list(workers), timeout_s=limit)[0]
+        return fields
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
         """Call ``method`` on every rank at once; results by rank.

@@ -89,7 +89,7 @@ def test_a_reference_that_waits_on_the_cpu_gives_the_same_numbers(folder: Path) 
 def test_what_is_pushed_and_saved_is_the_merged_model_under_its_own_names(
     folder: Path, tmp_path: Path, zero_stage: int, train: TrainableConfig
 ) -> None:
-    from boxmed_ray.actors.weights import ModuleWeights
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     rank = learner(folder, zero_stage=zero_stage, train=train)
     learn(rank, folder, 0, 1)

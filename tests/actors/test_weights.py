@@ -14,6 +14,7 @@ import torch
 from boxmed_ray.actors.rollout_io import EnginePrompt, OutOfServiceError
 from boxmed_ray.actors.weight_fleet import LocalClient, Phase, PushError
 from tests.actors.conftest import Served, random_image
+from tests.actors.pushing import Pusher, through_shm
 
 pytestmark = pytest.mark.vllm
 IMAGES = [random_image(seed) for seed in (11, 12)]
@@ -25,13 +26,10 @@ def served(request: pytest.FixtureRequest) -> Served:
     return request.getfixturevalue(request.param)
 
 
-def pusher(served: Served, directory: Path | None = None, *clients: Any, **options: Any) -> Any:
-    from boxmed_ray.actors.weights import SHARED_MEMORY, ModuleWeights, connect
+def pusher(served: Served, directory: Path | None = None, *clients: Any, **options: Any) -> Pusher:
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
-    return connect(
-        ModuleWeights(served.learner), clients or (LocalClient(served.engine),), timeout_s=options.pop("timeout_s", 60),
-        directory=directory or SHARED_MEMORY, **options,
-    )  # fmt: skip
+    return through_shm(ModuleWeights(served.learner), clients or (LocalClient(served.engine),), directory, **options)
 
 
 def questions(served: Served) -> Iterator[EnginePrompt]:
@@ -66,44 +64,64 @@ def test_after_every_push_vllm_is_the_learner(served: Served) -> None:
         assert_same_policy(served)
 
 
-def test_a_push_leaves_nothing_in_shared_memory(tied: Served, tmp_path: Path) -> None:
-    pusher(tied, tmp_path).send_weights(4)
+def test_an_engine_of_the_trainer_that_ends_leaves_nothing_in_shared_memory(tied: Served, tmp_path: Path) -> None:
+    push = pusher(tied, tmp_path)
+    push.send_weights(4)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    push.engine.shutdown()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_version_is_kept_for_workers_that_join_later(tied: Served, tmp_path: Path) -> None:
-    push = pusher(tied, tmp_path, keep_latest=True)
-    with pytest.raises(RuntimeError, match="no version is kept"):
-        push.deliver_latest([LocalClient(tied.engine)])
+def test_a_file_that_is_written_over_does_not_change_an_engine_that_has_loaded_it(tied: Served, tmp_path: Path) -> None:
     tied.perturb(seed=20)
-    push.send_weights(20)
-    assert push.deliver_latest([LocalClient(tied.engine, "late")]).workers == ["late"]
+    pusher(tied, tmp_path).send_weights(20)
+    (path,) = tmp_path.iterdir()
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
     assert_same_policy(tied)
-    push.shutdown()
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_told_by_its_digest_and_the_engine_is_out_of_service(
+    tied: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxmed_ray.actors.weight_file import WeightFile
+
+    write = WeightFile.write
+
+    def damage(self: WeightFile, version: int, buckets: Any) -> None:
+        write(self, version, buckets)
+        assert self._memory is not None
+        self._memory[-3] ^= 1  # one bit of the last parameter
+
+    push = pusher(tied, checked=True)
+    push.send_weights(25)
+    assert_same_policy(tied)
+    monkeypatch.setattr(WeightFile, "write", damage)
+    with pytest.raises(PushError, match=r"local in phase update: .*version 26 is damaged: its digest is"):
+        push.send_weights(26)
+    with pytest.raises(OutOfServiceError, match="version 26 is damaged"):
+        tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
+    monkeypatch.setattr(WeightFile, "write", write)
+    push.send_weights(27)
+    assert_same_policy(tied)
 
 
 def _lack(name: str) -> Any:
     """A source that leaves one parameter out."""
-    from boxmed_ray.actors.weights import ModuleWeights
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     class Lacking(ModuleWeights):
-        def metadata(self) -> list[Any]:
-            return [meta for meta in super().metadata() if meta.name != name]
-
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return ((own, tensor) for own, tensor in super().__iter__() if own != name)
+        def _tensors(self) -> Any:
+            return (tensor for tensor in super()._tensors() if tensor.name != name)
 
     return Lacking
 
 
 def test_a_push_that_lacks_a_parameter_is_refused_and_the_engine_waits_for_a_whole_one(tied: Served) -> None:
-    from boxmed_ray.actors.weights import connect
-
     name = "model.language_model.layers.0.self_attn.k_proj.weight"
     assert name in dict(tied.learner.named_parameters())
     with pytest.raises(PushError, match=r"local in phase update.*lacks .*layers\.0\.self_attn\.k_proj\.weight"):
-        connect(_lack(name)(tied.learner), [LocalClient(tied.engine)], timeout_s=60).send_weights(30)
+        through_shm(_lack(name)(tied.learner), [LocalClient(tied.engine)]).send_weights(30)
     with pytest.raises(OutOfServiceError, match="push a whole version"):
         tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
     tied.perturb(seed=31)
@@ -114,23 +132,23 @@ def test_a_push_that_lacks_a_parameter_is_refused_and_the_engine_waits_for_a_who
 def test_a_push_that_breaks_off_half_way_leaves_no_half_version_in_service(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxmed_ray.actors import weight_engine
+    from boxmed_ray.actors.weight_file import OpenWeights
 
-    whole = weight_engine._tensors
+    whole = OpenWeights.__iter__
 
-    def half(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        for index, pair in enumerate(whole(path)):
+    def half(self: OpenWeights) -> Iterator[Any]:
+        for index, pair in enumerate(whole(self)):
             if index == 17:
                 raise OSError("the host went away")
             yield pair
 
     served.perturb(seed=40)
-    monkeypatch.setattr(weight_engine, "_tensors", half)
+    monkeypatch.setattr(OpenWeights, "__iter__", half)
     with pytest.raises(PushError, match="phase update: OSError: the host went away"):
         pusher(served).send_weights(40)
     with pytest.raises(OutOfServiceError, match="the host went away"):
         served.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
-    monkeypatch.setattr(weight_engine, "_tensors", whole)
+    monkeypatch.setattr(OpenWeights, "__iter__", whole)
     pusher(served).send_weights(41)
     assert_same_policy(served)
 
@@ -144,7 +162,7 @@ def test_finishing_without_an_update_is_refused(tied: Served) -> None:
 
 
 def test_a_file_of_another_version_is_refused(tied: Served, tmp_path: Path) -> None:
-    push = pusher(tied, tmp_path, keep_latest=True)
+    push = pusher(tied, tmp_path)
     push.send_weights(60)
     (path,) = tmp_path.iterdir()
     tied.engine.weight_phase(Phase.START, {})
