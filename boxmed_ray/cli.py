@@ -80,11 +80,21 @@ def train(
     again: Annotated[
         bool, typer.Option(help="If the run exists: go on if it is unfinished, else move it aside and start anew.")
     ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Go on by itself, so many times, with a run that is killed (out of memory).")
+    ] = 0,
 ) -> None:
     """Run the stages of a recipe: MCL, SVR, adapter, evaluation.
 
     Ctrl-C leaves a checkpoint, from which `boxmed train --resume NAME` goes on.
     """
+    if restarts:
+        from boxmed_ray.commands.supervise import supervise
+
+        named = {"recipe": recipe, "name": name, "seed": seed, "resume": resume, "runs-dir": runs_dir}
+        arguments = [part for key, value in named.items() if value is not None for part in (f"--{key}", str(value))]
+        arguments += [part for each in overrides or [] for part in ("--set", each)]
+        raise typer.Exit(supervise([*arguments, *(["--again"] if again else [])], restarts))
     from boxmed_ray.commands.train import train as run
 
     code = run(recipe, overrides or [], name=name, seed=seed, resume=resume, runs_dir=runs_dir, again=again)
