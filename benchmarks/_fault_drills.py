@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 import ray
 from _common import say
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from boxmed_ray.actors.rollout import RolloutActor
 from boxmed_ray.actors.types import Group, Prompt
@@ -210,13 +211,25 @@ def _cluster(drill: str) -> Iterator[None]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        for _ in range(3):
-            cluster.add_node(num_cpus=0.5)  # one actor each: learner, rollout worker, and one to spare
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
         ray.init(cluster.address, log_to_driver=False)
+        # Half of each is taken, so that one holds the learner, one the rollout worker, and one is to spare.
+        taken = [_half(node.node_id) for node in nodes]
         yield
+        del taken
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def _half(node: str) -> Any:
+    """An actor on ``node`` that does nothing."""
+
+    class Nothing:
+        pass
+
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(Nothing).options(num_cpus=0.5, scheduling_strategy=where).remote()
 
 
 def _poison(prompt: str) -> None:

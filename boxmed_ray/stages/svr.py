@@ -77,7 +77,7 @@ def run_svr(
                 lost += 1
                 if lost == _RESTARTS:
                     raise
-                log.exception("the learner was lost")
+                log.warning("the learner was lost: %s", error)
                 events.write("learner", message=f"lost; starting it afresh: {str(error).splitlines()[0]}")
                 push.shutdown()
                 learner.start()
