@@ -48,7 +48,8 @@ from rewards.sample import Sample
 _STEPS, _ACT_AFTER = 6, 2
 _WATCHDOG_S = 20.0
 _BLOCK = 16 << 20
-_TIMES = ("_s", "time")
+_OUTWARD = ("_s", "time", "rollout_workers")
+"""Endings of metrics that tell how a run went and not what it learned."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ class Outcome:
     Attributes:
         survived: the stage ended and left its model.
         seconds: from the start of Ray to its end.
-        lines: metrics by update, without times.
+        lines: metrics by update, without times and numbers of workers.
         digest: of the model's weights.
         lost: prompts listed as given up.
         events: in words.
@@ -269,7 +270,7 @@ def outcome(place: Path) -> Outcome:
     return Outcome(
         survived=model.is_file(),
         seconds=float((place / "seconds").read_text()) if (place / "seconds").is_file() else float("nan"),
-        lines=[{key: value for key, value in line.items() if not key.endswith(_TIMES)} for line in lines],
+        lines=[{key: value for key, value in line.items() if not key.endswith(_OUTWARD)} for line in lines],
         digest=hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else "",
         lost=[prompt for event in events if event["event"] == "lost" for prompt in event["prompts"]],
         events=[event["message"] for event in events if "message" in event],
