@@ -82,6 +82,6 @@ def test_a_sample_that_kills_every_engine_is_given_up_and_listed_and_no_other_is
     result = faults.perform(folder, "poisoned_sample")
     case = pickle.loads((folder / "case.pkl").read_bytes())
     assert result.survived
-    assert result.lost == [case.poison]
+    assert result.lost == [next(prompt.name for prompt in case.prompts if prompt.id == case.poison)]
     assert [line["lost_groups"] for line in result.lines] == [0, 0, 1, 0, 0, 0]
     assert [line["drawn_groups"] for line in result.lines] == [4, 4, 3, 4, 4, 4]
