@@ -34,8 +34,10 @@ RunsDir = Annotated[
 def main() -> None:
     """Entry point of the console script.
 
-    One message and exit 2 for what the user can put right, exit 1 for a training that diverged.
+    One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
+    diverged, and for checkpoints that cannot be read, written or uploaded.
     """
+    from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
     from boxmed_ray.stages.watch import DivergedError
 
@@ -45,7 +47,7 @@ def main() -> None:
     except (ConfigError, DataError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except DivergedError as error:
+    except (DivergedError, CheckpointError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 

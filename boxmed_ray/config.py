@@ -122,6 +122,7 @@ class SupervisedConfig(Part):
     adam_beta2: float = Field(0.95, gt=0, lt=1, description="AdamW: memory of the squared gradient.")
     grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints (one is also left on interrupt).")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept; 2 survive damage to one.")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     max_bad_steps: int = Field(3, ge=1, description="Steps in a row with a number not finite that stop the run.")
 
@@ -210,6 +211,10 @@ class SVRConfig(Part):
         "auto", description="How the learner computes a group (docs/training.md)."
     )
     checkpoint_every: int = Field(20, ge=1, description="Updates between checkpoints (one is also left on interrupt).")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept, beside the best one.")
+    reward_window: int = Field(
+        10, ge=1, description="Updates over which the reward is averaged to tell the best checkpoint."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     max_bad_updates: int = Field(3, ge=1, description="Updates in a row with a number not finite that stop the run.")
 

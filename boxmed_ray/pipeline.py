@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +231,18 @@ class Run:
         steps = self.config.mcl.steps if kind == "mcl" else self.config.adapter.steps
         out = self.stage(kind)
         resume = (out / "checkpoints").is_dir()
-        # The stage goes on behind its last checkpoint; what was written after it is written again.
-        with self._writer() as writer, Progress(kind, steps) as progress, self.timed(kind) as facts:
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(kind, steps))
+            facts = stack.enter_context(self.timed(kind))
+            writer: MetricsWriter | None = None
 
             def show(values: dict[str, Any]) -> None:
-                writer.write(kind, values["step"], {k: v for k, v in values.items() if k not in {"step", "steps"}})
-                progress.update(values["step"], values)
+                nonlocal writer
+                step = values["step"]
+                if writer is None:  # the workers go on behind their last checkpoint; what came after it is done again
+                    writer = stack.enter_context(MetricsWriter.resume(self.folder / METRICS, kind, step - 1))
+                writer.write(kind, step, {k: v for k, v in values.items() if k not in {"step", "steps"}})
+                progress.update(step, values)
 
             facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
 

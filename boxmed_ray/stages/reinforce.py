@@ -30,6 +30,7 @@ from boxmed_ray.config import RunConfig
 from boxmed_ray.interrupt import finish_first
 from boxmed_ray.stages.drawing import Drawn, Prompts, draw, with_overlong_penalty, with_variance
 from boxmed_ray.stages.evaluation import generate
+from boxmed_ray.stages.reward_trend import RewardTrend
 from boxmed_ray.stages.watch import BadSteps, DivergedError
 from boxmed_ray.tracking import MetricsWriter, Progress
 
@@ -211,7 +212,7 @@ def reinforce(
         checkpoints: store that they go to.
         writer: of metrics.jsonl.
         state: of the checkpoint that ``start`` comes from: how many prompts were drawn, so that a resume skips
-            and repeats none, and how many updates in a row were not finite.
+            and repeats none, how many updates in a row were not finite, and the last rewards.
 
     Raises:
         KeyboardInterrupt: interrupted; a checkpoint of the last whole update is on disk.
@@ -219,9 +220,11 @@ def reinforce(
     """
     svr = loop.config.svr
     # A checkpoint that names no position is of a time when every update drew as many.
-    saved = {"prompts_drawn": start * svr.prompts_per_step, "bad_updates": 0} | dict(state or {})
+    saved: dict[str, Any] = {"prompts_drawn": start * svr.prompts_per_step, "bad_updates": 0, "rewards": []}
+    saved |= state or {}
     source = Prompts(prompts, saved["prompts_drawn"])
     bad = BadSteps(svr.max_bad_updates, "svr.max_bad_updates", saved["bad_updates"])
+    trend = RewardTrend(svr.reward_window, saved["rewards"])
     done = start
     with Progress(STAGE, svr.steps, start=start) as progress:
         try:
@@ -230,15 +233,16 @@ def reinforce(
                     update = loop.step(index, source)
                     done, metrics = index + 1, update.metrics
                     bad.add(taken=update.finite, prompts=update.bad_prompts)
-                    saved = {"prompts_drawn": source.position, "bad_updates": bad.count}
+                    metrics["reward_smoothed"] = trend.add(metrics["reward"])
+                    saved = {"prompts_drawn": source.position, "bad_updates": bad.count, "rewards": trend.rewards}
                     writer.write(STAGE, done, metrics, weight_version=int(metrics["weight_version"]))
                     progress.update(done, metrics)
                 if bad.too_many:
                     raise DivergedError(bad.message(STAGE, CheckpointStore(checkpoints).newest()))
-                if done % svr.checkpoint_every == 0 and done < svr.steps:
-                    loop.learner.save_checkpoint(checkpoints, done, saved)
+                if done % svr.checkpoint_every == 0 or done == svr.steps:
+                    loop.learner.save_checkpoint(checkpoints, done, saved, trend.mean)
         except KeyboardInterrupt:
-            loop.learner.save_checkpoint(checkpoints, done, saved)
+            loop.learner.save_checkpoint(checkpoints, done, saved, trend.mean)
             raise
 
 

@@ -62,8 +62,10 @@ class Learner:
     def push_weights(self, _: Sequence[Any]) -> dict[str, Any]:
         return {"failures": []}
 
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        CheckpointStore(folder).save(step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None)
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
+        CheckpointStore(folder).save(
+            step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None, score
+        )
 
 
 @dataclass
