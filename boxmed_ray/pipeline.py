@@ -23,6 +23,7 @@ from boxmed_ray.actors.pool import ActorPool
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.mirror import mirrored
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -44,22 +45,24 @@ CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
 
 def run(config: RunConfig, *, resume: bool = False) -> None:
-    """Run or go on with a run, and leave summary.json and report.html in its folder.
+    """Run or go on with a run, and leave summary.json and report.html in its folder, and where ``runs_dir`` says.
 
     Raises:
         ConfigError, DataError: what cannot run, before anything is trained.
+        CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
-    _make_folder(config, resume)
-    Run(config).go()
+    with mirrored(config, resume=resume):
+        _make_folder(config, resume)
+        Run(config).go()
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
     try:
         config.folder.mkdir(parents=True, exist_ok=resume)
-        path = config.folder / CONFIG
-        if not path.exists():
-            path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part = config.folder / f"{CONFIG}.part"
+        part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part.replace(config.folder / CONFIG)
     except FileExistsError as error:
         raise ConfigError(
             f"run {config.name!r} exists in {config.folder}; give another --name or --resume it"

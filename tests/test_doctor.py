@@ -19,11 +19,11 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def _find(name: str, runs_dir: Path) -> doctor.Check:
-    return next(check for check in doctor.examine(runs_dir, imports=False) if check.name == name)
+    return next(check for check in doctor.examine(str(runs_dir), imports=False) if check.name == name)
 
 
 def test_every_line_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
-    for check in doctor.examine(tmp_path, imports=False):
+    for check in doctor.examine(str(tmp_path), imports=False):
         assert check.found
         assert check.state == "ok" or check.remedy, check
 
