@@ -95,6 +95,16 @@ def test_storage_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert "--runs-dir" in check.remedy
 
 
+@pytest.mark.parametrize(
+    ("uri", "state", "found"),
+    [("fsspec+memory://doctor", "ok", "fsspec+memory://doctor"), ("ftp://host/runs", "fail", "s3, gs, abfs")],
+)
+def test_runs_may_go_to_a_uri_that_can_be_opened(uri: str, state: str, found: str) -> None:
+    check = next(check for check in doctor.examine(uri, imports=False) if check.name == "runs")
+    assert check.state == state
+    assert found in check.found
+
+
 def test_storage_need_not_exist_yet_and_nothing_is_left_there(tmp_path: Path) -> None:
     assert _find("runs", tmp_path / "a" / "b").state in ("ok", "warn")
     assert list(tmp_path.iterdir()) == []
