@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from boxmed_ray import __version__
-from boxmed_ray.config import ConfigError, recipe_names
+from boxmed_ray.config import ConfigError, is_uri, recipe_names
 from boxmed_ray.ray_local import quiet_environment
 
 app = typer.Typer(
@@ -26,16 +26,20 @@ app = typer.Typer(
 )
 
 RunsDir = Annotated[
-    Path | None,
-    typer.Option(envvar="BOXMED_RUNS_DIR", help="Folder of run folders. Default: the recipe's, which is ./runs."),
+    str | None,
+    typer.Option(
+        envvar="BOXMED_RUNS_DIR", help="Folder of run folders, or a URI (s3://…). Default: the recipe's, ./runs."
+    ),
 ]
 
 
 def main() -> None:
     """Entry point of the console script.
 
-    One message and exit 2 for what the user can put right, exit 1 for a training that diverged.
+    One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
+    diverged, and for checkpoints that cannot be read, written or uploaded.
     """
+    from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
     from boxmed_ray.stages.watch import DivergedError
 
@@ -45,7 +49,7 @@ def main() -> None:
     except (ConfigError, DataError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except DivergedError as error:
+    except (DivergedError, CheckpointError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -74,7 +78,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run; a run that exists is refused.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data, weights, order and sampling.")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with this run where its last checkpoint is.")
+        str | None, typer.Option(metavar="NAME", help="Go on with this run; --set resources.… may change.")
     ] = None,
     runs_dir: RunsDir = None,
     again: Annotated[
@@ -122,7 +126,9 @@ def serve(
     """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning for the images that are sent."""
     from serve.app import run as start
 
-    named = (runs_dir or Path("runs")) / run
+    if is_uri(runs_dir or ""):
+        raise ConfigError(f"--runs-dir {runs_dir}: a run is served from a local folder; give that folder, or a copy")
+    named = Path(runs_dir or "runs", run)
     start(run if run.exists() or not named.exists() else named, host=host, port=port)
 
 

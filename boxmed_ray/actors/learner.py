@@ -10,6 +10,7 @@ A plain class: ``ray.remote`` is applied by the group, and a test can hold one w
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from boxmed_ray.grpo.metrics import LossMetrics
 from boxmed_ray.model import policy
 from boxmed_ray.model.collate import GroupEncoder
 from boxmed_ray.model.engine import Engine
-from boxmed_ray.model.engine_state import full_state_dict, resume, write_checkpoint
+from boxmed_ray.model.engine_state import full_state_dict, load_checkpoint, write_checkpoint
 from boxmed_ray.model.reference import Reference, make_reference
 from boxmed_ray.model.shared_prefix import ResponsePolicy
 from boxmed_ray.model.trainable import select_trainable
@@ -241,21 +242,17 @@ class LearnerRank:
             self._publishers[backend] = (engine, outbox)
         return self._publishers[backend]
 
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
         """Write a checkpoint into the store at ``folder``; all ranks call it, rank 0 writes.
 
-        ``state`` is the driver's: data position, reward statistics.
+        ``state`` is the driver's: data position, reward statistics. ``score`` tells the best one.
         """
-        write_checkpoint(self._engine, CheckpointStore(folder), step, {**state, "weight_version": self.weight_version})
+        store = CheckpointStore(folder, self._settings.keep_checkpoints)
+        write_checkpoint(self._engine, store, step, {**state, "weight_version": self.weight_version}, score)
 
-    def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
-        """Go back to the newest whole checkpoint of the store at ``folder``; its step and state, or None.
-
-        Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
-        """
-        found = resume(self._engine, CheckpointStore(folder))
-        return None if found is None else (found.step, found.state)
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go to the checkpoint in ``folder``, which is whole; all ranks call it."""
+        load_checkpoint(self._engine, folder)
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that transformers and vLLM load, LoRA merged, beside and renamed; all ranks call it."""
@@ -265,6 +262,7 @@ class LearnerRank:
             own = {name.removeprefix("model."): value for name, value in state.items()}
             self._model.save_pretrained(temporary, state_dict=own)
             self._processor.save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before the stage was marked done
             temporary.rename(folder)
         dist.barrier()
 

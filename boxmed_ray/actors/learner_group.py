@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.checkpoint import CheckpointError, CheckpointStore
 from boxmed_ray.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -135,14 +136,35 @@ class LearnerGroup:
             )
         return merged
 
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint of the ranks and of the driver's ``state`` (JSON) into the store at ``folder``."""
-        self.call("save_checkpoint", folder.resolve(), step, state)
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
+        """Write a checkpoint of the ranks and of the driver's ``state`` (JSON) into the store at ``folder``.
+
+        Args:
+            folder: of the store.
+            step: updates done.
+            state: data position and the like.
+            score: the higher, the better; the best checkpoint is kept (checkpoint.py).
+
+        Raises:
+            CheckpointError: it cannot be written; the group has been ended.
+            LearnerError: a rank failed.
+        """
+        self.call("save_checkpoint", folder.resolve(), step, state, score)
 
     def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
-        """Bring the ranks to the newest whole checkpoint; its step and the driver's state, or None."""
-        found: tuple[int, dict[str, Any]] | None = self.call("load_checkpoint", folder.resolve())[0]
-        return found
+        """Bring the ranks to the newest whole checkpoint of a store; its step and the driver's state, or None.
+
+        It is chosen and checked here, once: what the driver logs, the user sees.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+            LearnerError: a rank failed.
+        """
+        found = CheckpointStore(folder.resolve()).latest()
+        if found is None:
+            return None
+        self.call("load_checkpoint", found.folder)
+        return found.step, found.state
 
     def save_model(self, folder: Path) -> None:
         """Write the policy as a model folder."""
@@ -220,5 +242,7 @@ class LearnerGroup:
             except ray.exceptions.RayError as error:
                 rank = list(references).index(done[0])
                 self._kill()
+                if isinstance(cause := getattr(error, "cause", None), CheckpointError):
+                    raise CheckpointError(f"stage svr: {cause}") from error
                 raise LearnerError(f"learner rank {rank} failed in {method}:\n{error}") from error
         return list(ray.get(list(references)))
