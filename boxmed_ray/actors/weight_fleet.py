@@ -243,7 +243,7 @@ class WorkerFleet:
                 self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
             except Exception as error:
                 # Whatever ended it: this worker is out, and the report says why.
-                self._fail(client, phase, f"{type(error).__name__}: {_first_line(error)}")
+                self._fail(client, phase, _reason(error))
         self.active = survivors
         seconds = self.report.phases_s
         seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - started
@@ -292,8 +292,7 @@ def _submit(client: WorkerClient, phase: Phase, payload: Payload) -> Callable[[]
     return lambda: pending
 
 
-def _first_line(error: BaseException) -> str:
-    # Ray wraps a worker's error; its own message is what a user needs.
+def _reason(error: BaseException) -> str:
+    # Ray wraps a worker's error; its own type and message are what a user needs.
     cause = getattr(error, "cause", None) or error
-    text = str(cause).strip()
-    return text.splitlines()[0] if text else repr(cause)
+    return f"{type(cause).__name__}: {(str(cause).strip() or repr(cause)).splitlines()[0]}"

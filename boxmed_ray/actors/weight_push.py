@@ -18,9 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.weight_backend import COLLECTIVE, WORKER_ENGINE, Backend, Layout, choose_backend
 from boxmed_ray.actors.weight_fleet import (
     Failure,
@@ -30,6 +29,9 @@ from boxmed_ray.actors.weight_fleet import (
     RayClient,
     WorkerFleet,
 )
+
+if TYPE_CHECKING:
+    from boxmed_ray.actors.learner_group import LearnerGroup
 
 _NONE: Final = frozenset[str]()
 __all__ = ["Publication", "PushError", "PushReport", "WeightPush"]

@@ -1,12 +1,20 @@
-"""A trainer engine that drives workers of this process itself, as vLLM's interface has it, without a driver between."""
+"""Pushes to an engine of this process, without a driver between; and what must hold after each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+from boxmed_ray.actors.rollout_io import EnginePrompt
 from boxmed_ray.actors.weight_fleet import PushReport, WorkerClient, WorkerFleet
+from tests.actors.conftest import Served, random_image
+
+IMAGES = [random_image(seed) for seed in (11, 12)]
+TEXT_ONLY = "<|im_start|>user\nnodule<|im_end|>\n<|im_start|>assistant\n"
 
 
 class Pusher:
@@ -38,3 +46,26 @@ def through_shm(
     checked = options.pop("checked", False)
     info = ShmInitInfo(rank=rank, directory=directory or SHARED_MEMORY, checked=checked)
     return Pusher(source, clients, info, **options)
+
+
+def questions(served: Served) -> Iterator[EnginePrompt]:
+    """Two about images, one without."""
+    for image in IMAGES:
+        yield EnginePrompt(served.text(), image)
+    yield EnginePrompt(TEXT_ONLY)
+
+
+def assert_same_policy(served: Served, tokens: int = 12) -> None:
+    """Greedy tokens equal, log-probabilities of greedy and sampled tokens within 1e-4, with images and without."""
+    prompts = list(questions(served))
+    for prompt, (output,) in zip(
+        prompts, served.engine.generate(prompts, greedy=True, max_new_tokens=tokens), strict=True
+    ):
+        assert output.token_ids == served.learner_greedy(prompt.text, prompt.image, tokens)
+        expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids)
+        assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)
+    sampled = served.engine.generate(prompts, n=3, temperature=0.7, max_new_tokens=tokens, seed=5)
+    for prompt, outputs in zip(prompts, sampled, strict=True):
+        for output in outputs:
+            expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids, temperature=0.7)
+            assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from boxmed_ray.actors.rollout_io import EnginePrompt, OutOfServiceError
 from boxmed_ray.actors.weight_fleet import LocalClient, Phase, PushError
-from tests.actors.conftest import Served, random_image
-from tests.actors.pushing import Pusher, through_shm
+from tests.actors.conftest import Served
+from tests.actors.pushing import TEXT_ONLY, Pusher, assert_same_policy, through_shm
 
 pytestmark = pytest.mark.vllm
-IMAGES = [random_image(seed) for seed in (11, 12)]
-TEXT_ONLY = "<|im_start|>user\nnodule<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(params=["tied", "untied"])
@@ -30,27 +27,6 @@ def pusher(served: Served, directory: Path | None = None, *clients: Any, **optio
     from boxmed_ray.actors.weight_source import ModuleWeights
 
     return through_shm(ModuleWeights(served.learner), clients or (LocalClient(served.engine),), directory, **options)
-
-
-def questions(served: Served) -> Iterator[EnginePrompt]:
-    for image in IMAGES:
-        yield EnginePrompt(served.text(), image)
-    yield EnginePrompt(TEXT_ONLY)
-
-
-def assert_same_policy(served: Served, tokens: int = 12) -> None:
-    prompts = list(questions(served))
-    for prompt, (output,) in zip(
-        prompts, served.engine.generate(prompts, greedy=True, max_new_tokens=tokens), strict=True
-    ):
-        assert output.token_ids == served.learner_greedy(prompt.text, prompt.image, tokens)
-        expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids)
-        assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)
-    sampled = served.engine.generate(prompts, n=3, temperature=0.7, max_new_tokens=tokens, seed=5)
-    for prompt, outputs in zip(prompts, sampled, strict=True):
-        for output in outputs:
-            expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids, temperature=0.7)
-            assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)
 
 
 def test_after_every_push_vllm_is_the_learner(served: Served) -> None:
@@ -151,6 +127,44 @@ def test_a_push_that_breaks_off_half_way_leaves_no_half_version_in_service(
     monkeypatch.setattr(OpenWeights, "__iter__", whole)
     pusher(served).send_weights(41)
     assert_same_policy(served)
+
+
+@pytest.mark.ray
+def test_through_the_object_store_vllm_is_the_learner_too(served: Served, ray_cluster: None) -> None:
+    from boxmed_ray.actors.weight_source import ModuleWeights
+    from boxmed_ray.actors.weights import StoreInitInfo
+
+    source = ModuleWeights(served.learner, bucket_bytes=1 << 16)  # many chunks
+    push = Pusher(source, [LocalClient(served.engine)], StoreInitInfo(rank=0, checked=True))
+    for version in (43, 44):
+        served.perturb(seed=version)
+        push.send_weights(version)
+        assert served.engine.weight_version == version
+        assert_same_policy(served)
+
+
+@pytest.mark.parametrize(
+    ("phase", "broken"),
+    [("start", "initialize_layerwise_reload"), ("finish", "finalize_layerwise_reload"), ("update", "checked")],
+)
+def test_a_phase_that_fails_leaves_the_engine_out_of_service_until_a_whole_version_is_in(
+    tied: Served, monkeypatch: pytest.MonkeyPatch, phase: str, broken: str
+) -> None:
+    from boxmed_ray.actors import weight_engine
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no memory")
+
+    tied.perturb(seed=45)
+    push = pusher(tied)
+    with monkeypatch.context() as patch:
+        patch.setattr(weight_engine, broken, fail)
+        with pytest.raises(PushError, match=f"local in phase {phase}: OSError: no memory"):
+            push.send_weights(45)
+    with pytest.raises(OutOfServiceError, match="push a whole version"):
+        tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
+    push.send_weights(46)
+    assert_same_policy(tied)
 
 
 def test_finishing_without_an_update_is_refused(tied: Served) -> None:
