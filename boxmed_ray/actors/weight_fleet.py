@@ -169,8 +169,7 @@ class RayClient:
 
     def submit(self, phase: Phase, payload: Payload) -> Pending:
         """Begin ``phase`` by a remote call."""
-        method = self._handle.weight_phase.options(concurrency_group="weights")
-        return _RayPending(method.remote(str(phase), dict(payload)))
+        return _RayPending(self._handle.weight_phase.remote(str(phase), dict(payload)))
 
 
 class WorkerFleet:

@@ -82,6 +82,7 @@ class WeightPush:
         self._readers: Counter[Publication] = Counter()
         self._busy: set[str] = set()
         self._connected: dict[str, str] = {}
+        self._sent: dict[str, Publication] = {}  # by the learner itself, to the worker of that key
         self._gpus: dict[str, frozenset[str]] = {}
         self.latest: Publication | None = None
 
@@ -122,7 +123,10 @@ class WeightPush:
         keys = {name: handle._actor_id.hex() for name, handle in workers}
         with self._alone_with(set(keys.values())), self._reading() as publication:
             if publication.collective:
-                report = self._through_learner(publication, workers)
+                # Whoever had it with the others is not sent it once more: that would stop the learner again.
+                missing = [(name, handle) for name, handle in workers if self._sent.get(keys[name]) is not publication]
+                report = self._through_learner(publication, missing)
+                self._sent |= {keys[name]: publication for name in report.workers}
             else:
                 report = self._through_fleet(publication, workers, keys)
         if report.failures:
@@ -190,6 +194,8 @@ class WeightPush:
         return report
 
     def _through_learner(self, publication: Publication, workers: Sequence[tuple[str, Any]]) -> PushReport:
+        if not workers:
+            return PushReport(version=publication.version)
         began = time.monotonic()
         fields = self._learner.transfer_weights(publication.backend, workers)
         failures = [Failure(*failure) for failure in fields.pop("failures")]

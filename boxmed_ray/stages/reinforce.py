@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.pool import Pool
 from boxmed_ray.actors.pool_worker import RayWorker, Worker
 from boxmed_ray.actors.types import Prompt
-from boxmed_ray.actors.weight_push import WeightPush
+from boxmed_ray.actors.weight_push import PushError, WeightPush
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.events import EventWriter
@@ -30,6 +31,7 @@ from boxmed_ray.stages.ahead import Ahead
 from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Drawn, Prompts
 from boxmed_ray.stages.reward_trend import RewardTrend
+from boxmed_ray.stages.rollouts import handles
 from boxmed_ray.stages.sampler import Sampler
 from boxmed_ray.stages.update_metrics import staleness, update_metrics
 from boxmed_ray.stages.watch import BadSteps, DivergedError
@@ -68,7 +70,8 @@ class Reinforcement:
 
     def start(self) -> None:
         """Bring all rollout workers, and those that will join, to the learner's weights."""
-        self._versions = deque([self.weights.publish().version], maxlen=self.config.svr.max_staleness + 1)
+        self._versions = deque(maxlen=self.config.svr.max_staleness + 1)
+        self._publish()
         self.rollouts.refresh(self._prepare).result()
 
     def step(self, index: int, ahead: Ahead) -> Update:
@@ -100,10 +103,19 @@ class Reinforcement:
         return Update(metrics, not skipped, learned.get("bad_samples", ()))
 
     def _push(self, *, wait: bool) -> None:
-        self._versions.append(self.weights.publish().version)
+        self._publish()
         refreshed = self.rollouts.refresh()
         if wait:
             refreshed.result()
+
+    def _publish(self) -> None:
+        publication = self.weights.publish()
+        self._versions.append(publication.version)
+        if publication.collective:
+            # The learner sends by itself, and learns next: all workers at once, now. One that fails is prepared, and
+            # if it fails again replaced, by the pool.
+            with suppress(PushError):
+                self.weights.deliver(list(handles(self.rollouts).items()))
 
     def _staleness(self, drawn: Drawn) -> dict[str, float]:
         measured = staleness(drawn.kept, self._versions[-1])

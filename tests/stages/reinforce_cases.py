@@ -78,6 +78,8 @@ class Learner:
             "updated": float(not bad), "bad_samples": bad, "weight_version": self.version, "seconds": {"forward": 0.5},
         }  # fmt: skip
 
+    collective = False
+
     def publish(self) -> Learner:
         """What it publishes has its version."""
         return self

@@ -84,6 +84,8 @@ class Run:
         [batch] = split(learn_groups(scored, settings.scale), 1, settings.micro_tokens)
         return self.rank.learn(batch)
 
+    collective = False
+
     def publish(self) -> Run:
         return self
 
