@@ -54,6 +54,14 @@ def main() -> None:
         sys.exit(1)
 
 
+def _run_folder(run: Path, runs_dir: str | None) -> Path:
+    """The folder that is meant by a folder, or by a name below the folder of runs."""
+    if is_uri(runs_dir or ""):
+        raise ConfigError(f"--runs-dir {runs_dir}: this reads a run in a local folder; give that folder, or a copy")
+    named = Path(runs_dir or "runs", run)
+    return run if run.exists() or not named.exists() else named
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"boxmed {__version__}")
@@ -126,10 +134,20 @@ def serve(
     """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning for the images that are sent."""
     from serve.app import run as start
 
-    if is_uri(runs_dir or ""):
-        raise ConfigError(f"--runs-dir {runs_dir}: a run is served from a local folder; give that folder, or a copy")
-    named = Path(runs_dir or "runs", run)
-    start(run if run.exists() or not named.exists() else named, host=host, port=port)
+    start(_run_folder(run, runs_dir), host=host, port=port)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
+    to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
+    checkpoint: Annotated[str, typer.Option(help="best, last, or a number of updates.")] = "best",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Write the model of a checkpoint of SVR as a folder that transformers and vLLM load."""
+    from boxmed_ray.commands.export import export as write
+
+    write(_run_folder(run, runs_dir), to, checkpoint)
 
 
 @app.command()

@@ -87,12 +87,12 @@ def test_help_answers_within_a_second_or_so_and_imports_nothing_heavy() -> None:
         "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "data", "serve", "submit", "doctor"):
+    for command in ("train", "data", "serve", "export", "submit", "doctor"):
         assert command in done.stdout
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "data", "serve", "submit", "doctor"])
+@pytest.mark.parametrize("command", ["train", "data", "serve", "export", "submit", "doctor"])
 def test_every_command_explains_itself(boxmed: Boxmed, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert boxmed(command, "--help") == 0
     assert "Usage" in capsys.readouterr().out
@@ -303,6 +303,25 @@ def test_serve_refuses_a_run_that_does_not_exist(boxmed: Boxmed, capsys: pytest.
 def test_serve_says_that_it_reads_a_local_folder(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:
     assert boxmed("serve", "mine", "--runs-dir", "s3://bucket/runs") == 2
     assert "local folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("gone", "--to", "out"), ["gone", "no run folder"]),
+        (("mine", "--to", "runs"), ["--to runs", "exists"]),
+        (("mine", "--to", "out"), ["--checkpoint best", "none, SVR has left no checkpoint"]),
+        (("mine", "--to", "out", "--checkpoint", "7"), ["--checkpoint 7", "best, last"]),
+    ],
+)
+def test_export_refuses_what_is_not_there(
+    boxmed: Boxmed, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], parts: list[str]
+) -> None:
+    (_write_run(tmp_path / "runs" / "mine", finished=False) / "stages/mcl/model").mkdir(parents=True)
+    assert boxmed("export", *arguments) == 2
+    error = capsys.readouterr().err
+    for part in parts:
+        assert part in error
 
 
 def test_data_counts_by_split_and_refuses_as_training_would(
