@@ -36,8 +36,8 @@ _START_TRIES = 3
 """Workers that may fail to start one after the other."""
 _PROOF_S = 1.0
 """For that long after an answer a worker counts as alive."""
-_PREPARERS = 16
-"""Workers brought up to date side by side."""
+_PREPARERS = 256
+"""Workers brought up to date side by side; a thread is made when it is needed."""
 
 
 class Pool:
@@ -53,8 +53,9 @@ class Pool:
         max_tries: workers that may be lost on one item before it is given up.
         unfit: errors of a method that say that its worker, not the item, is no good.
         crashes: errors of a method after which its worker is no good, perhaps through the item.
-        prepare: called with name and worker before it gets its first item, and again after every ``refresh``; off
-            the pool's thread, one call per worker at a time. If it raises, the worker is replaced.
+        prepare: called with name and worker, which has no items then, before it gets its first one, and again after
+            every ``refresh``; off the pool's thread, one call per worker at a time. If it raises, the worker is
+            replaced.
         pace: of growing and shrinking.
         on_event: told every change and loss in words.
     """
@@ -91,6 +92,7 @@ class Pool:
         self._broken: PoolError | None = None
         self._preparers = ThreadPoolExecutor(_PREPARERS, f"{name}-prepare")
         self._watchers: list[tuple[Callable[[], bool], Future[None]]] = []
+        self._news = False  # since the watchers were last asked
 
     # From any thread
 
@@ -112,7 +114,7 @@ class Pool:
             fresh = sum(member.state is State.SERVING for member in self._members.values())
             return fresh >= self._scaler.limits.min
 
-        self._when(enough).result()
+        self._when(lambda: enough).result()
 
     def submit(self, method: str, payload: Any, *args: Any, cost: int = 1, **kwargs: Any) -> Future[Any]:
         """Queue the call ``method(payload, *args, **kwargs)``.
@@ -154,27 +156,32 @@ class Pool:
     def refresh(self, prepare: Callable[[str, Worker], None] | None = None) -> Future[None]:
         """Have ``prepare`` called for every worker before it gets an item that is submitted after this.
 
-        An idle worker is prepared at once, a busy one when it becomes idle or an item needs it; what it does with
-        items that it still has is its own affair.
+        An idle worker is prepared at once. A busy one goes on with older items until one needs it that is newer; then
+        it takes no more, and is prepared when it has ended those that it has.
 
         Args:
             prepare: to be used from now on; by default the present one.
 
         Returns:
-            Done once every worker that serves is up to date.
+            Done once every worker that serves has seen this refresh.
         """
         if prepare is not None:
             self._prepare = prepare
-        return self._when(self._all_fresh, before=self._next_epoch)
+        return self._when(self._next_epoch)
 
     def resize(self, limits: Limits) -> None:
         """New limits, kept at once; workers that are too many end when their items have."""
-        self._events.put(partial(setattr, self._scaler, "limits", limits))
+        self._events.put(partial(self._keep_within, limits))
 
     @property
     def workers(self) -> dict[str, Worker]:
         """Those that are ready, by name."""
         return {member.name: member.worker for member in list(self._members.values()) if member.ready}
+
+    @property
+    def queued(self) -> int:
+        """Units of work that no worker has yet."""
+        return self._ready.queued
 
     def shutdown(self) -> None:
         """End every worker; safe to call twice. The pool can be launched again."""
@@ -206,7 +213,7 @@ class Pool:
             self._close()
 
     def _close(self) -> None:
-        self._closed = True
+        self._closed = self._news = True
         self._broken = self._broken or PoolError(f"{self._name} pool was shut down")
         for member in list(self._members.values()):
             self._end(member)
@@ -273,6 +280,8 @@ class Pool:
         if member.state is State.SERVING:
             self._ready.offer(member)
             self._renew_if_idle(member)
+        elif member.state is State.STALE and not member.items:
+            self._stale.append(member)
         elif member.state is State.RETIRING and not member.items:
             self._end(member)
 
@@ -315,6 +324,9 @@ class Pool:
 
     # Workers come and go
 
+    def _keep_within(self, limits: Limits) -> None:
+        self._scaler.limits, self._news = limits, True
+
     def _scale(self, now: float) -> None:
         for member in self._members.values():
             self._renew_if_idle(member)
@@ -343,7 +355,7 @@ class Pool:
         # The idle before the busy; then the youngest, because nodes that were added last are to empty first.
         alive.sort(key=lambda member: (bool(member.items), -member.number))
         for member in alive[:count]:
-            member.state = State.RETIRING
+            member.state, self._news = State.RETIRING, True
             self._ready.withdraw(member)
             self._make_room(member)
 
@@ -361,7 +373,7 @@ class Pool:
             return
         member.state = State.STALE
         self._ready.withdraw(member)
-        self._stale.append(member)
+        self._make_room(member)
 
     def _bring_up_to_date(self, member: Member) -> None:
         if member.state is not State.STALE:
@@ -378,23 +390,24 @@ class Pool:
             return
         self._failed_starts = 0
         member.epoch, member.answered, member.state = epoch, time.monotonic(), State.SERVING
+        self._news = True
         self._make_room(member)
 
-    def _next_epoch(self) -> None:
-        self._epoch += 1
+    def _next_epoch(self) -> Callable[[], bool]:
+        """Begin one; whether all have seen it."""
+        self._epoch = epoch = self._epoch + 1
         for member in self._members.values():
             self._renew_if_idle(member)
+        return lambda: all(member.epoch >= epoch for member in self._members.values() if member.ready)
 
     def _renew_if_idle(self, member: Member) -> None:
         behind = member.state is State.SERVING and member.epoch < self._epoch
         if behind and not member.items and not self._ready.queued:
             self._make_stale(member)
 
-    def _all_fresh(self) -> bool:
-        return all(member.epoch == self._epoch for member in self._members.values() if member.ready)
-
     def _end(self, member: Member) -> None:
         del self._members[member.name]
+        self._news = True
         self._ready.withdraw(member)
         member.worker.kill()
 
@@ -409,19 +422,22 @@ class Pool:
     def _count_waiter(self, change: int) -> None:
         self._waiters += change
 
-    def _when(self, holds: Callable[[], bool], before: Callable[[], None] | None = None) -> Future[None]:
-        """A future that is done once ``holds`` does, asked in the pool's thread after ``before``."""
+    def _when(self, begin: Callable[[], Callable[[], bool]]) -> Future[None]:
+        """A future that is done once what ``begin`` returns holds; both are called in the pool's thread."""
         done: Future[None] = Future()
 
         def watch() -> None:
-            if before is not None:
-                before()
-            self._watchers.append((holds, done))
+            self._watchers.append((begin(), done))
+            self._news = True
 
         self._events.put(watch)
         return done
 
     def _look(self) -> None:
+        """Ask the watchers, where a member has changed: to ask after every item would be to go through all members."""
+        if not self._news:
+            return
+        self._news = False
         for watcher in list(self._watchers):
             holds, done = watcher
             if self._broken is not None:

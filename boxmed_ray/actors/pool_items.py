@@ -195,16 +195,18 @@ class Ready:
         self.queued = 0
 
     def _suspect_pair(self) -> tuple[Item, Member] | None:
-        if self._suspects and self._kept is None and self._room:
+        kept, next_up = self._kept, self._suspects[0] if self._suspects else None
+        if kept is not None and not kept.items and (next_up is None or kept.epoch < next_up.epoch):
+            self._kept = None
+            self.offer(kept)
+        if next_up is None:
+            return None
+        if self._kept is None and self._room:
             self._kept = next((m for m in self._room.values() if not m.items), next(iter(self._room.values())))
             del self._room[self._kept.name]
         if self._kept is None or self._kept.items:
             return None
-        if self._suspects:
-            return self._suspects.popleft(), self._kept
-        self._room[self._kept.name] = self._kept
-        self._kept = None
-        return None
+        return self._suspects.popleft(), self._kept
 
     def _pair(self) -> tuple[Item, Member] | None:
         if not self._items:

@@ -199,6 +199,47 @@ def test_a_busy_worker_goes_on_with_older_items_and_is_refreshed_before_newer_on
     assert log == ["prepared", "old-1", "old-2", "prepared", "new"]
 
 
+def test_a_worker_with_room_ends_its_older_items_before_it_is_prepared_for_newer_ones(make: Any) -> None:
+    gate = threading.Event()
+    at_work: list[int] = []
+
+    def prepare(_name: str, worker: SimulatedWorker) -> None:
+        at_work.append(len(worker._open))
+
+    made = make(lambda value: gate.wait(5) if value == "old" else value, least=2, capacity=4, prepare=prepare)
+    old = [made.pool.submit("wait", "old") for _ in range(4)]
+    until(lambda: all(len(worker.seen) == 2 for worker in made.workers))
+    refreshed = made.pool.refresh()
+    newer = made.pool.submit("wait", "new")
+    time.sleep(0.2)
+    assert len(at_work) == 2
+    assert not newer.done()
+    gate.set()
+    for future in [*old, newer, refreshed]:
+        future.result(5)
+    assert at_work == [0, 0, 0, 0]
+
+
+def test_a_refresh_is_over_when_all_have_seen_it_though_another_has_begun(make: Any) -> None:
+    gates = [threading.Event() for _ in range(3)]
+    gates[0].set()
+    begun: list[threading.Event] = []
+
+    def prepare(_name: str, _worker: Any) -> None:
+        begun.append(gates[len(begun)])
+        begun[-1].wait(5)
+
+    made = make(lambda value: value, least=1, prepare=prepare)
+    first = made.pool.refresh()
+    until(lambda: len(begun) == 2)
+    second = made.pool.refresh()
+    gates[1].set()
+    first.result(3)
+    assert not second.done()
+    gates[2].set()
+    second.result(5)
+
+
 def test_a_worker_that_cannot_be_prepared_is_replaced(make: Any) -> None:
     bad = {"worker-1"}
 
