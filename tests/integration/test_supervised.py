@@ -76,6 +76,7 @@ def test_a_worker_that_fails_ends_the_stage_with_its_own_error(ray_cluster: None
         train_supervised("mcl", config, model, made, tmp_path / "out", lambda _: None, False)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_the_stage_with_one_message(
     ray_cluster: None, tmp_path: Path, model: Path
 ) -> None:
