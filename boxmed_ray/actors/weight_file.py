@@ -20,6 +20,7 @@ import math
 import mmap
 import os
 import secrets
+import shutil
 import struct
 import time
 import warnings
@@ -276,7 +277,7 @@ class OpenWeights:
 
 
 def remove_stale(directory: Path) -> list[Path]:
-    """Remove weight files in ``directory`` whose writer is dead; returns what was removed."""
+    """Remove weight files and folders in ``directory`` whose owner is dead; returns what was removed."""
     removed = []
     for path in directory.glob(f"{PREFIX}*"):
         try:
@@ -287,10 +288,13 @@ def remove_stale(directory: Path) -> list[Path]:
             continue  # its owner was quicker, or it is someone else's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
         except BlockingIOError:
-            pass  # the writer lives, or somebody reads
+            pass  # its owner lives, or somebody reads
         finally:
             os.close(descriptor)
     return removed
