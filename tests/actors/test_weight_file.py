@@ -17,10 +17,10 @@ from boxmed_ray.actors.weight_file import (
     TensorSpec,
     WeightFile,
     WeightFileError,
-    WeightFiles,
     choose_directory,
     remove_stale,
 )
+from boxmed_ray.actors.weight_reader import WeightFiles
 
 TENSORS = {
     "a.weight": torch.randn(3, 5),
