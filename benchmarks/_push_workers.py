@@ -20,7 +20,7 @@ class Receiver:
     """Has every byte of a version readable when phase UPDATE ends: each page is mapped, and a byte of it read."""
 
     def __init__(self) -> None:
-        from boxmed_ray.actors.weight_file import WeightFiles
+        from boxmed_ray.actors.weight_reader import WeightFiles
 
         self._files = WeightFiles()
 

@@ -6,7 +6,7 @@ is what vLLM's workers then do with it (phases start, update and finish), with a
 both, measured in turns in the same run: copying memory in one thread of the learner, and putting the learner's state
 dict into Ray's object store as torch tensors.
 
-    python benchmarks/weight_push.py [--quick] [--repeats 5] [--engines N] [--push shm]
+    python benchmarks/weight_push.py [--quick] [--repeats 5] [--engines N] [--layers 20] [--push shm]
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run on a tiny model; its figures mean nothing")
     parser.add_argument("--repeats", type=int, default=5, help="timed pushes of each kind (5)")
     parser.add_argument("--engines", type=int, help="vLLM engines at most (as many of 4 as memory allows)")
+    parser.add_argument("--layers", type=int, default=20, help="of 50 MB each (20, about a gigabyte)")
     parser.add_argument("--push", default="shm", choices=("shm", "object_store"), help="the way (shm)")
     args = parser.parse_args()
     repeats = 2 if args.quick else args.repeats
     engines = 1 if args.quick and args.engines is None else args.engines
-    result = _measure(args.push, repeats, engines, quick=args.quick)
+    size = (128, 2) if args.quick else (1024, args.layers)
+    result = _measure(args.push, repeats, engines, size)
     print_result(
         {
             "name": "weight_push",
@@ -53,7 +55,7 @@ def main() -> None:
     )
 
 
-def _measure(way: str, repeats: int, engines: int | None, *, quick: bool) -> dict[str, Any]:
+def _measure(way: str, repeats: int, engines: int | None, size: tuple[int, int]) -> dict[str, Any]:
     import os
 
     os.environ.update(ONE_THREAD)
@@ -61,7 +63,7 @@ def _measure(way: str, repeats: int, engines: int | None, *, quick: bool) -> dic
     from boxmed_ray.actors.weight_push import WeightPush
 
     with tempfile.TemporaryDirectory() as temporary, _ray():
-        config, folder = _model(way, Path(temporary), quick=quick)
+        config, folder = _model(way, Path(temporary), size)
         learner = LearnerGroup(config, folder)
         learner.start()
         try:
@@ -180,13 +182,12 @@ def _result(found: dict[str, Any], reload_s: dict[int, float]) -> dict[str, Any]
     }
 
 
-def _model(way: str, folder: Path, *, quick: bool) -> tuple[Any, Path]:
-    """A config, and a random model of about a gigabyte."""
+def _model(way: str, folder: Path, size: tuple[int, int]) -> tuple[Any, Path]:
+    """A config, and a random model of so much width and so many layers."""
     from boxmed_ray.config import ModelConfig, RunConfig, SVRConfig
     from boxmed_ray.model.tiny import build_tiny
 
-    width, layers = (128, 2) if quick else (1024, 20)
-    model = ModelConfig(hidden_size=width, layers=layers, vision_hidden_size=128, vision_layers=2, vocabulary=768)
+    model = ModelConfig(hidden_size=size[0], layers=size[1], vision_hidden_size=128, vision_layers=2, vocabulary=768)
     svr = SVRConfig(kl_beta=0.0, zero_stage=0, push=way)  # type: ignore[arg-type]
     config = RunConfig(name="push", runs_dir=folder, model=model, svr=svr)
     config = config.model_copy(update={"resources": config.resources.model_copy(update={"learner_ranks": 1})})

@@ -59,6 +59,9 @@ def test_a_later_override_wins_over_an_earlier_one() -> None:
         ("mcl.train.lora={parts: [head]}", ["mcl.train.lora.parts", "'head'", "'vision_tower'"]),
         ("svr.train.lora={r: 8}", ["unknown key 'svr.train.lora.r'", "rank, alpha, dropout, parts"]),
         ("svr.train.lora.dropout=0.1", ["svr", "train.lora.dropout = 0.1", "set it to 0"]),
+        ("svr.push=carrier", ["svr.push", "'carrier'", "'object_store'"]),
+        ("svr.push=lora", ["svr: push 'lora'", "svr.train.projector=false", "svr.push=auto"]),
+        ("svr={push: lora, train: {lora: {}, vision_tower: false}}", ["svr: push 'lora'", "projector"]),
         ("svr.reference_device=gpu", ["svr.reference_device", "'gpu'", "'cpu'"]),
         ("steps", ["key=value"]),
         ("=3", ["key=value"]),
@@ -81,6 +84,21 @@ def test_everything_trains_by_default_and_lora_alone_may_train() -> None:
     assert config.mcl.train.model_dump() == dict.fromkeys(("language_model", "projector", "vision_tower"), True) | {
         "lora": None
     }
+
+
+@pytest.mark.parametrize(
+    ("override", "rank"),
+    [
+        ("svr.train={projector: false, vision_tower: false, lora: {rank: 4}}", 4),
+        ("svr={push: lora, train: {projector: false, vision_tower: false, lora: {rank: 4}}}", 4),
+        ("svr={push: shm, train: {projector: false, vision_tower: false, lora: {rank: 4}}}", 0),
+        ("svr.train={vision_tower: false, lora: {rank: 4}}", 0),
+        ("svr.train={projector: false, vision_tower: false, lora: {parts: [language_model, projector]}}", 0),
+        ("svr.train={projector: false, vision_tower: false}", 0),
+    ],
+)
+def test_rollout_workers_are_started_for_adapters_where_an_adapter_is_all_that_trains(override: str, rank: int) -> None:
+    assert load_config("phantom-cpu", [override]).svr.adapter_rank == rank
 
 
 def test_the_adapter_stage_is_lora_on_the_language_model_alone() -> None:

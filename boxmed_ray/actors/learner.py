@@ -15,9 +15,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup
 from boxmed_ray.actors.micro_batch import MicroBatch, stack
-from boxmed_ray.actors.weight_backend import COLLECTIVE, Backend
+from boxmed_ray.actors.weight_backend import Backend
+from boxmed_ray.actors.weight_fleet import PushReport
+from boxmed_ray.actors.weight_push import Publication
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss, kl_in_reward
@@ -39,6 +41,9 @@ from boxmed_ray.model.engine_state import full_state_dict, load_checkpoint, writ
 from boxmed_ray.model.reference import Reference, make_reference
 from boxmed_ray.model.shared_prefix import ResponsePolicy
 from boxmed_ray.model.trainable import select_trainable
+
+if TYPE_CHECKING:
+    from boxmed_ray.actors.weight_sender import WeightSender
 
 
 class LearnerRank:
@@ -55,8 +60,6 @@ class LearnerRank:
         self._config, self._settings, self._folder = config, config.svr, model_folder
         self.rank, self.world_size = rank, world_size
         self._seconds: dict[str, float] = {}
-        self._publishers: dict[Backend, tuple[Any, Any]] = {}
-        self._transfers: dict[Backend, Any] = {}
         self._prepared: list[MicroBatch] | None = None
 
     def address(self) -> tuple[str, int]:
@@ -107,7 +110,7 @@ class LearnerRank:
 
     def preload(self) -> None:
         """Import vLLM's side of a weight push now: ten seconds that the first push need not take."""
-        import boxmed_ray.actors.weights  # noqa: F401
+        import boxmed_ray.actors.weight_sender  # noqa: F401
 
     @property
     def weight_version(self) -> int:
@@ -171,76 +174,15 @@ class LearnerRank:
             "bad_samples": [identity for micro in micros for identity in micro.bad],
         }
 
-    def publish_weights(self, backend: Backend, keep: Sequence[str]) -> dict[str, Any] | None:
-        """Put the present weights where workers read them; all ranks call it, rank 0 publishes.
-
-        Args:
-            backend: the way (weight_backend.py). Of a collective one there is nothing to publish: it is the
-                transfer that sends.
-            keep: paths of publications that somebody may still read.
-
-        Returns:
-            On rank 0 the fields of a Publication (weight_push.py), elsewhere None.
-        """
-        fields = {"version": self.weight_version, "backend": backend}
-        if backend in COLLECTIVE:
-            return {**fields, "update": {}, "nbytes": 0, "gather_s": 0.0, "transport_s": 0.0}
+    def publish_weights(self, backend: Backend, keep: Sequence[str]) -> Publication | None:
+        """Put the present weights where workers read them (weight_sender.py); all ranks call it, rank 0 publishes."""
         if self.rank and self._engine.stage < 3:
             return None  # every rank holds whole parameters: there is nothing to take part in
-        publisher, outbox = self._publisher(backend)
-        sent = publisher.send_weights(self.weight_version, keep)
-        return None if sent is None else {**fields, "update": outbox.update, **asdict(sent)}
+        return self._sender.publish(backend, self.weight_version, keep)
 
-    def transfer_weights(self, backend: Backend, workers: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
-        """Send the present weights to workers by a collective with them; all ranks call it, rank 0 sends.
-
-        Args:
-            backend: "nccl" or "ipc".
-            workers: name and actor handle of each.
-
-        Returns:
-            On rank 0 the fields of a PushReport (weight_fleet.py), elsewhere None. Workers that failed are under
-            ``failures``: they refuse to generate until a version reaches them.
-        """
-        from boxmed_ray.actors.weight_fleet import PushError, RayClient
-        from boxmed_ray.actors.weight_source import ModuleWeights
-        from boxmed_ray.actors.weight_transfer import Transfer
-
-        if backend not in self._transfers:
-            timeout_s = self._config.resources.phase_timeout_s
-            source = ModuleWeights(self._model)
-            self._transfers[backend] = Transfer(backend, source, self.rank, timeout_s, self.address)
-        clients = [(handle._actor_id.hex(), RayClient(handle, name)) for name, handle in workers]
-        try:
-            report = self._transfers[backend].send(self.weight_version, clients if self.rank == 0 else [])
-        except PushError as error:
-            report = error.report
-        return None if report is None else asdict(report) | {"backend": backend}
-
-    def _publisher(self, backend: Backend) -> tuple[Any, Any]:
-        """The engine of vLLM's trainer factory for ``backend``, and what it puts its messages into."""
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-
-        from boxmed_ray.actors import weights
-        from boxmed_ray.actors.weight_source import AdapterWeights, BucketSource, ModuleWeights
-
-        if backend not in self._publishers:
-            common: dict[str, Any] = {"rank": self.rank, "checked": self._config.resources.check_weights}
-            source: BucketSource
-            info: weights.PublishingInitInfo
-            if backend == "lora":
-                assert self._adapted is not None  # the way is chosen only where LoRA trains
-                source, info = (
-                    AdapterWeights(self._model),
-                    weights.LoraInitInfo(config=policy.adapter_config(self._adapted), **common),
-                )
-            else:
-                kind = weights.ShmInitInfo if backend == "shm" else weights.StoreInitInfo
-                source, info = ModuleWeights(self._model), kind(**common)
-            outbox = weights.Outbox()
-            engine = WeightTransferTrainerFactory.trainer_init(info, client=outbox, source=source)
-            self._publishers[backend] = (engine, outbox)
-        return self._publishers[backend]
+    def transfer_weights(self, backend: Backend, workers: Sequence[tuple[str, Any]]) -> PushReport | None:
+        """Send the present weights by a collective with ``workers``; all ranks call it, rank 0 sends."""
+        return self._sender.transfer(backend, self.weight_version, workers)
 
     def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
         """Write a checkpoint into the store at ``folder``; all ranks call it, rank 0 writes.
@@ -267,9 +209,20 @@ class LearnerRank:
         dist.barrier()
 
     def shutdown(self) -> None:
-        """Remove what is kept in shared memory, and leave what was joined for transfers."""
-        for engine in [engine for engine, _ in self._publishers.values()] + list(self._transfers.values()):
-            engine.shutdown()
+        """Remove what is kept in shared memory."""
+        if "_sender" in self.__dict__:
+            self._sender.shutdown()
+
+    @cached_property
+    def _sender(self) -> WeightSender:
+        """Importing what it needs takes ten seconds: where nothing is pushed, nobody waits."""
+        from boxmed_ray.actors.weight_sender import WeightSender
+
+        resources = self._config.resources
+        return WeightSender(
+            self._model, self._adapted, self.rank,
+            timeout_s=resources.phase_timeout_s, checked=resources.check_weights, address=self.address,
+        )  # fmt: skip
 
     def _prepare(self, batch: LearnBatch) -> list[MicroBatch]:
         with self._timed("encode"):

@@ -22,6 +22,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.actors.weight_backend import Backend
+from boxmed_ray.actors.weight_fleet import PushReport
+from boxmed_ray.actors.weight_push import Publication
 from boxmed_ray.checkpoint import CheckpointError, CheckpointStore
 from boxmed_ray.config import RunConfig
 
@@ -171,34 +174,28 @@ class LearnerGroup:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.call("save_model", folder.resolve())
 
-    def publish_weights(self, backend: str, keep: Sequence[str]) -> dict[str, Any]:
+    def publish_weights(self, backend: Backend, keep: Sequence[str]) -> Publication:
         """Publish the present weights; the driver delivers them (weight_push.py).
 
         Args:
             backend: the way (weight_backend.py).
             keep: paths of publications that somebody may still read; all others are dropped or written over.
 
-        Returns:
-            The fields of a Publication.
-
         Raises:
             LearnerError: a rank failed.
         """
-        fields: dict[str, Any] = self.call("publish_weights", backend, list(keep))[0]
-        return fields
+        publication: Publication = self.call("publish_weights", backend, list(keep))[0]
+        return publication
 
-    def transfer_weights(self, backend: str, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Send the present weights to ``workers`` by a collective of learner and workers.
-
-        Returns:
-            The fields of a PushReport (weight_fleet.py).
+    def transfer_weights(self, backend: Backend, workers: Sequence[tuple[str, Any]]) -> PushReport:
+        """Send the present weights to ``workers`` by a collective of learner and workers; failures are in the report.
 
         Raises:
             LearnerError: a rank failed, or waits for a worker that did.
         """
         limit = _PUSH_PHASES * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
-        fields: dict[str, Any] = self.call("transfer_weights", backend, list(workers), timeout_s=limit)[0]
-        return fields
+        report: PushReport = self.call("transfer_weights", backend, list(workers), timeout_s=limit)[0]
+        return report
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
         """Call ``method`` on every rank at once; results by rank.

@@ -9,7 +9,9 @@ goes on with keys and values of the old adapter.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,19 +22,35 @@ from safetensors.torch import save_file
 from vllm.lora.request import LoRARequest
 
 from boxmed_ray.actors.weight_digest import checked
-from boxmed_ray.actors.weight_file import WeightFileError
+from boxmed_ray.actors.weight_file import PREFIX, WeightFileError, remove_stale
 from boxmed_ray.actors.weight_store import fetch
 
 _FIRST = 1 << 20
 """Numbers below are of adapters that a caller names by their folder."""
-_SHARED_MEMORY = Path("/dev/shm")
+_DIRECTORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+
+
+class AdapterFolder:
+    """A folder under a lock, which tells what a killed worker has left from what is in use."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}adapter-", dir=_DIRECTORY))
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """With what is in it."""
+        shutil.rmtree(self.path)
+        os.close(self._descriptor)
 
 
 class PushedAdapter:
     """The newest adapter that was received whole, and the one that is applied."""
 
     def __init__(self) -> None:
-        self._received: tuple[int, Path] | None = None
+        remove_stale(_DIRECTORY)
+        self._received: tuple[int, AdapterFolder] | None = None
+        self._applied: AdapterFolder | None = None
         self._pushes = 0
         self.request: LoRARequest | None = None
 
@@ -43,17 +61,11 @@ class PushedAdapter:
             WeightFileError: it is not what was sent.
         """
         self._drop_received()
-        version = int(update["version"])
+        version, folder = int(update["version"]), AdapterFolder()
+        self._received = (-1, folder)  # not whole yet
         tensors = checked(fetch(update["layout"], update["chunks"]), update["digest"], f"adapter version {version}")
-        folder = Path(
-            tempfile.mkdtemp(prefix="boxmed-adapter-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None)
-        )
-        try:
-            save_file({spec.name: spec.view(data) for spec, data in tensors}, folder / "adapter_model.safetensors")
-            (folder / "adapter_config.json").write_text(json.dumps(dict(update["config"])))
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
+        save_file({spec.name: spec.view(data) for spec, data in tensors}, folder.path / "adapter_model.safetensors")
+        (folder.path / "adapter_config.json").write_text(json.dumps(dict(update["config"])))
         self._received = (version, folder)
 
     def swap_in(self, llm: Any, version: int) -> None:
@@ -65,22 +77,27 @@ class PushedAdapter:
         """
         if self._received is None or self._received[0] != version:
             raise WeightFileError(f"finish of version {version} was called before that adapter was received")
+        folder = self._received[1]
         self._pushes += 1
         number = _FIRST + self._pushes
-        request = LoRARequest(f"pushed-{number}", number, str(self._received[1]))
+        request = LoRARequest(f"pushed-{number}", number, str(folder.path))
         llm.llm_engine.add_lora(request)
-        old, self.request, self._received = self.request, request, None
-        if old is not None:
-            llm.llm_engine.remove_lora(old.lora_int_id)
-            shutil.rmtree(old.lora_path)
+        if self.request is not None:
+            llm.llm_engine.remove_lora(self.request.lora_int_id)
+        self._drop_applied()
+        self.request, self._applied, self._received = request, folder, None
 
     def close(self) -> None:
         """Remove the folders."""
         self._drop_received()
-        if self.request is not None:
-            shutil.rmtree(self.request.lora_path, ignore_errors=True)
+        self._drop_applied()
 
     def _drop_received(self) -> None:
         if self._received is not None:
-            shutil.rmtree(self._received[1])
+            self._received[1].remove()
         self._received = None
+
+    def _drop_applied(self) -> None:
+        if self._applied is not None:
+            self._applied.remove()
+        self._applied = None

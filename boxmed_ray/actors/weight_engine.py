@@ -27,7 +27,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from boxmed_ray.actors.weight_backend import WORKER_ENGINE
 from boxmed_ray.actors.weight_digest import checked
-from boxmed_ray.actors.weight_file import Bytes, OpenWeights, TensorSpec, WeightFileError, WeightFiles
+from boxmed_ray.actors.weight_file import Bytes, TensorSpec, WeightFileError
+from boxmed_ray.actors.weight_reader import OpenWeights, WeightFiles
 from boxmed_ray.actors.weight_store import Layout, fetch, layout_specs
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""Versions of the weights in files in shared memory: written by the learner, mapped by workers of its host.
+"""Versions of the weights in files in shared memory: written by the learner for the workers of its host.
 
-What lives here: writing a file bucket by bucket and writing it over for a later version, mapping one, the space check,
-removing what a killed writer left. What does not: which file a version goes to, who loads it (weights.py,
-weight_engine.py).
+What lives here: writing a file bucket by bucket and writing it over for a later version, the space check, removing what
+a killed owner left. What does not: reading one (weight_reader.py), which file a version goes to (weights.py).
 
 A fresh page of shared memory costs several times what copying to it costs: it is found, cleared and mapped, in the
 writer and in every reader. So files are kept and written over, and both sides keep their mappings. Locks of the
@@ -20,13 +19,13 @@ import math
 import mmap
 import os
 import secrets
+import shutil
 import struct
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -202,81 +201,8 @@ class WeightFile:
         self.path = self.path.replace(self.path.with_name(name))
 
 
-class WeightFiles:
-    """The files that this process has mapped; a mapping is kept for the next version in the same file.
-
-    Args:
-        kept: mappings, the latest ones; a writer has two files.
-    """
-
-    def __init__(self, kept: int = 2) -> None:
-        self._kept = kept
-        self._mapped: dict[tuple[int, int], Bytes] = {}
-
-    def open(self, path: Path) -> OpenWeights:
-        """Open and lock the version at ``path``.
-
-        Raises:
-            WeightFileError: the file is absent (another host?), written over at this moment, or not a weight file.
-        """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise WeightFileError(
-                f"weight file {path} cannot be opened here ({os.uname().nodename}): {error.strerror}; the push through "
-                "shared memory needs learner and rollout worker on one host (svr.push=object_store does not)"
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return OpenWeights(path, descriptor, self._map(descriptor))
-        except BaseException as error:
-            _unlock(descriptor)
-            if isinstance(error, BlockingIOError):
-                raise WeightFileError(f"{path} is being written over with a later version") from error
-            if isinstance(error, OSError | struct.error | ValueError | KeyError):
-                raise WeightFileError(f"{path} is not a weight file: {error!r}") from error
-            raise
-
-    def _map(self, descriptor: int) -> Bytes:
-        status = os.fstat(descriptor)
-        key = (status.st_dev, status.st_ino)
-        mapping = self._mapped.pop(key, None)
-        if mapping is None:
-            view = mmap.mmap(descriptor, status.st_size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-            mapping = np.frombuffer(view, np.uint8)
-        self._mapped[key] = mapping
-        while len(self._mapped) > self._kept:
-            del self._mapped[next(iter(self._mapped))]
-        return mapping
-
-
-class OpenWeights:
-    """A version under a shared lock. Its tensors are the file's own memory, and valid until ``close``."""
-
-    def __init__(self, path: Path, descriptor: int, memory: Bytes) -> None:
-        (length,) = struct.unpack("<Q", memory[:8].tobytes())
-        header: dict[str, Any] = json.loads(memory[8 : 8 + length].tobytes())
-        self.path, self._descriptor = path, descriptor
-        self.version = int(header.pop("__metadata__")["boxmed_weight_version"])
-        self.specs: list[TensorSpec] = []
-        self._parts: list[Bytes] = []
-        for name, entry in header.items():
-            first, last = (8 + length + offset for offset in entry["data_offsets"])
-            self.specs.append(TensorSpec.named(name, entry["dtype"], entry["shape"]))
-            self._parts.append(memory[first:last])
-
-    def __iter__(self) -> Iterator[tuple[TensorSpec, Bytes]]:
-        return zip(self.specs, self._parts, strict=True)
-
-    def close(self) -> None:
-        """Give the lock up; safe to call twice."""
-        if self._descriptor >= 0:
-            _unlock(self._descriptor)
-        self._descriptor, self._parts = -1, []
-
-
 def remove_stale(directory: Path) -> list[Path]:
-    """Remove weight files in ``directory`` whose writer is dead; returns what was removed."""
+    """Remove weight files and folders in ``directory`` whose owner is dead; returns what was removed."""
     removed = []
     for path in directory.glob(f"{PREFIX}*"):
         try:
@@ -287,19 +213,16 @@ def remove_stale(directory: Path) -> list[Path]:
             continue  # its owner was quicker, or it is someone else's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
         except BlockingIOError:
-            pass  # the writer lives, or somebody reads
+            pass  # its owner lives, or somebody reads
         finally:
             os.close(descriptor)
     return removed
-
-
-def _unlock(descriptor: int) -> None:
-    # Closing alone would not do: a mapping has a descriptor of its own, which shares the lock.
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
 
 
 def _header(version: int, specs: Sequence[TensorSpec]) -> bytes:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from boxmed_ray.actors.weight_backend import COLLECTIVE, WORKER_ENGINE, Backend, Layout, choose_backend
 from boxmed_ray.actors.weight_fleet import (
-    Failure,
     Phase,
     PushError,
     PushReport,
@@ -33,7 +32,6 @@ from boxmed_ray.actors.weight_fleet import (
 if TYPE_CHECKING:
     from boxmed_ray.actors.learner_group import LearnerGroup
 
-_NONE: Final = frozenset[str]()
 __all__ = ["Publication", "PushError", "PushReport", "WeightPush"]
 
 
@@ -83,7 +81,7 @@ class WeightPush:
         self._busy: set[str] = set()
         self._connected: dict[str, str] = {}
         self._sent: dict[str, Publication] = {}  # by the learner itself, to the worker of that key
-        self._gpus: dict[str, frozenset[str]] = {}
+        self._known: dict[str, Place] = {}
         self.latest: Publication | None = None
 
     def publish(self) -> Publication:
@@ -99,10 +97,8 @@ class WeightPush:
             with self._changed:
                 self._changed.wait_for(lambda: all(one is self.latest for one in self._readers))
                 keep = [] if self.latest is None else [self.latest]
-            fields = self._learner.publish_weights(
-                self._backend(), [path for one in keep if (path := one.update.get("path"))]
-            )
-            publication = Publication(**fields)
+            paths = [str(one.update["path"]) for one in keep if "path" in one.update]
+            publication = self._learner.publish_weights(self._backend(), paths)
             with self._changed:
                 self.latest = publication
             return publication
@@ -197,46 +193,52 @@ class WeightPush:
         if not workers:
             return PushReport(version=publication.version)
         began = time.monotonic()
-        fields = self._learner.transfer_weights(publication.backend, workers)
-        failures = [Failure(*failure) for failure in fields.pop("failures")]
-        report = PushReport(**fields, failures=failures)
-        report.transport_s = time.monotonic() - began
+        report = self._learner.transfer_weights(publication.backend, workers)
+        report.transport_s = time.monotonic() - began - sum(report.phases_s.values())
         return report
 
     def _backend(self) -> Backend:
         """The way for the next publication."""
         config = self._learner.config
         resources, svr = config.resources, config.svr
-        adapter, checked = svr.adapter_rank > 0, resources.check_weights
-        worker_gpus = self._gpus_of_workers() if resources.gpus_per_learner and resources.gpus_per_rollout else _NONE
-        node, learner_gpus = self._learner_place()
-        layout = Layout(node, live_nodes(), learner_gpus, worker_gpus, adapter=adapter, checked=checked)
+        learners, workers = self._places(self._learner.ranks), list[Place]()
+        if resources.gpus_per_learner and resources.gpus_per_rollout:
+            workers = self._places(self._workers().values())
+        layout = Layout(
+            learner_node=learners[0].node,
+            nodes=live_nodes(),
+            learner_gpus=frozenset[str]().union(*(one.gpus for one in learners)),
+            worker_gpus=frozenset[str]().union(*(one.gpus for one in workers)),
+            adapter=svr.adapter_rank > 0,
+            checked=resources.check_weights,
+        )
         return choose_backend(svr.push, layout)
 
-    def _learner_place(self) -> tuple[str, frozenset[str]]:
-        """Node of rank 0, and GPUs of all ranks."""
+    def _places(self, handles: Iterable[Any]) -> list[Place]:
+        """Where actors are; each is asked once."""
         import ray
 
-        places = ray.get([rank.__ray_call__.remote(place) for rank in self._learner.ranks], timeout=self._timeout_s)
-        return places[0][0], _NONE.union(*(gpus for _, gpus in places))
-
-    def _gpus_of_workers(self) -> frozenset[str]:
-        import ray
-
-        handles = {handle._actor_id.hex(): handle for handle in self._workers().values()}
-        asked = {key: handle.__ray_call__.remote(place) for key, handle in handles.items() if key not in self._gpus}
-        for key, reference in asked.items():
-            self._gpus[key] = ray.get(reference, timeout=self._timeout_s)[1]
-        return _NONE.union(*(self._gpus[key] for key in handles))
+        handles = list(handles)
+        new = [handle for handle in handles if handle._actor_id.hex() not in self._known]
+        answers = ray.get([handle.__ray_call__.remote(_own_place) for handle in new], timeout=self._timeout_s)
+        self._known |= {handle._actor_id.hex(): answer for handle, answer in zip(new, answers, strict=True)}
+        return [self._known[handle._actor_id.hex()] for handle in handles]
 
 
-def place(_: Any) -> tuple[str, frozenset[str]]:
-    """Node of the actor that calls this, and its GPUs under names that no two nodes share."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Node of an actor, and its GPUs under names that no two nodes share."""
+
+    node: str
+    gpus: frozenset[str]
+
+
+def _own_place(_: Any) -> Place:
     import ray
 
     context = ray.get_runtime_context()
     node = context.get_node_id()
-    return node, frozenset(f"{node}/{gpu}" for gpu in context.get_accelerator_ids().get("GPU", []))
+    return Place(node, frozenset(f"{node}/{gpu}" for gpu in context.get_accelerator_ids().get("GPU", [])))
 
 
 def live_nodes() -> frozenset[str]:

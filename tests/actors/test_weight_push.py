@@ -60,7 +60,8 @@ def files_of(group: LearnerGroup) -> list[str]:
     import ray
 
     def paths(rank: Any) -> list[str]:
-        return [str(file.path) for file in rank._publishers["shm"][0]._files] if "shm" in rank._publishers else []
+        publishers = rank._sender._publishers
+        return [str(file.path) for file in publishers["shm"][0]._files] if "shm" in publishers else []
 
     found: list[str] = ray.get(group.ranks[0].__ray_call__.remote(paths))
     return found

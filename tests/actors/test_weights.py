@@ -108,7 +108,7 @@ def test_a_push_that_lacks_a_parameter_is_refused_and_the_engine_waits_for_a_who
 def test_a_push_that_breaks_off_half_way_leaves_no_half_version_in_service(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxmed_ray.actors.weight_file import OpenWeights
+    from boxmed_ray.actors.weight_reader import OpenWeights
 
     whole = OpenWeights.__iter__
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from boxmed_ray.actors.weight_file import Bytes, TensorSpec, WeightFiles
+from boxmed_ray.actors.weight_file import Bytes, TensorSpec
+from boxmed_ray.actors.weight_reader import WeightFiles
 from boxmed_ray.actors.weight_store import fetch
 
 Sums = dict[str, float]
