@@ -40,3 +40,26 @@ def test_step_prints_the_fixed_keys_as_its_last_line() -> None:
         assert sum(shape["phases_s"].values()) <= shape["ours_s"] * 1.5
         assert shape["ratio_trl"] > 0
         assert 0 <= shape["unaccounted_share"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+def test_weight_push_prints_the_fixed_keys_as_its_last_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "weight_push.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) >= COMMON | {"bytes", "memcpy_gbps", "ratio_torch_put"}
+    assert [workers["count"] for workers in result["workers"]] == [1, 2, 4]
+    for workers in result["workers"]:
+        assert set(workers) == {"count", "gather_s", "transport_s", "reload_s", "transport_share_of_memcpy"}
+        share = result["bytes"] / 1e9 / workers["transport_s"] / result["memcpy_gbps"]
+        assert workers["transport_share_of_memcpy"] == pytest.approx(share, rel=0.02, abs=0.002)
+    assert result["workers"][0]["reload_s"] > 0

@@ -247,6 +247,8 @@ class WorkerFleet:
         seconds = self.report.phases_s
         seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - started
         if self._together and self.report.failures:
+            for client in survivors:
+                self._fail(client, phase, "ended, because another worker fell out")
             self.active = []
             self.end()
 

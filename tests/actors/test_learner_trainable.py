@@ -166,3 +166,12 @@ def test_two_ranks_learn_push_save_and_resume_lora_as_one_does(two_ranks: Path, 
     assert max(float((pushed[name] - start[f"model.{name}"]).abs().max()) for name in pushed) > 1e-4
     saved = dict(load_policy(two_ranks / f"model-{stage}").named_parameters())
     assert all(torch.equal(saved[name], pushed[name]) for name in pushed)
+    adapter = load_file(two_ranks / f"adapter-{stage}.safetensors")
+    prefix = "model."
+    matrices = {
+        f"base_model.model.{name.removeprefix(prefix).replace('.default', '')}": value
+        for name, value in full_state_dict(alone._engine.module, 0).items()
+        if ".lora_" in name
+    }
+    assert adapter.keys() == matrices.keys()
+    assert max(float((adapter[name] - matrices[name]).abs().max()) for name in adapter) <= 1e-5

@@ -46,6 +46,8 @@ def case(adapted: Served, ray_cluster: None) -> Iterator[Case]:
     made = Case(adapted)
     yield made
     adapted.learner = made.backbone
+    adapted.engine._pushed.close()
+    adapted.engine._pushed = None
 
 
 def pushed_folders(case: Case) -> list[Path]:

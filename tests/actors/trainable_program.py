@@ -43,7 +43,7 @@ def learn(rank: LearnerRank, folder: Path, *updates: int) -> list[dict[str, Any]
 
 def run(rank: int, folder: Path, port: int) -> None:
     """Train LoRA at each stage; rank 0 leaves what it would push, beside the model that the ranks save together."""
-    from boxmed_ray.actors.weight_source import ModuleWeights
+    from boxmed_ray.actors.weight_source import AdapterWeights, ModuleWeights
 
     for stage in STAGES:
         made = rank_program.learner(folder, rank, 2, port, zero_stage=stage, train=LORA_ALONE, kl_beta=0.1, lr=LR)
@@ -51,6 +51,8 @@ def run(rank: int, folder: Path, port: int) -> None:
         made.save_checkpoint(folder / f"checkpoints-{stage}", SAVED_AFTER, {})
         learn(made, folder, *range(SAVED_AFTER, UPDATES))
         pushed = {name: tensor.clone() for name, tensor in ModuleWeights(made._model, bucket_bytes=1 << 16)}
+        adapter = {name: tensor.clone() for name, tensor in AdapterWeights(made._model, bucket_bytes=1 << 10)}
         if rank == 0:
             save_file(pushed, folder / f"pushed-{stage}.safetensors")
+            save_file(adapter, folder / f"adapter-{stage}.safetensors")
         made.save_model(folder / f"model-{stage}")
