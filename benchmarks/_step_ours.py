@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-import ray
 from _common import cpu_seconds, median, pin_tree
 from _step_cases import Case
 
 from boxmed_ray.actors.learner_group import LearnerGroup
-from boxmed_ray.actors.pool import ActorPool
-from boxmed_ray.actors.reward import RewardWorker
+from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.data.images import ImageStore
+from boxmed_ray.events import EventWriter
 from boxmed_ray.ray_local import quiet_environment, ray_session
 from boxmed_ray.stages.reinforce import Reinforcement, reinforce
-from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.rollouts import handles, rollout_pool
+from boxmed_ray.stages.svr import reward_pool
 from boxmed_ray.tracking import MetricsWriter
 
 PHASES = ("generate", "score", "learn", "push")
@@ -56,15 +56,10 @@ def measure(case: Case, warm: int, core: int) -> dict[str, Any]:
     config = case.config
     with tempfile.TemporaryDirectory() as temporary, ray_session(num_cpus=4):
         folder = Path(temporary)
-        rollouts = rollout_pool(config, lambda: case.model, ImageStore(config.data.image_size, folder / "resized"))
+        events, images = EventWriter(None), ImageStore(config.data.image_size, folder / "resized")
+        rollouts = rollout_pool(config, lambda: case.model, images, events)
         learner = LearnerGroup(config, case.model)
-        reward = ray.remote(RewardWorker).options(num_cpus=0)
-        rewards = ActorPool(
-            "reward",
-            lambda _: reward.remote(config.svr.rewards, config.data.coordinates, config.data.image_size),
-            1,
-            timeout_s=config.resources.phase_timeout_s,
-        )
+        rewards = reward_pool(config, events)
         began = time.perf_counter()
         try:
             for part in (rollouts, learner, rewards):
@@ -72,9 +67,10 @@ def measure(case: Case, warm: int, core: int) -> dict[str, Any]:
             for part in (rollouts, learner, rewards):
                 part.wait_ready()
             start_s = time.perf_counter() - began
-            loop = Reinforcement(config, rollouts, rewards, learner)
+            weights = WeightPush(learner, config.resources.phase_timeout_s, lambda: handles(rollouts))
+            loop = Reinforcement(config, rollouts, rewards, learner, weights)
             start_cpu_s = cpu_seconds()
-            loop.push()
+            loop.start()
             pin_tree(core)
             with Stopwatch(folder / "metrics.jsonl", warm) as clock:
                 reinforce(loop, case.prompts, start=0, checkpoints=folder / "checkpoints", writer=clock)

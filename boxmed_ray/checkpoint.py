@@ -1,11 +1,13 @@
 """Checkpoints of a stage: written beside and renamed into place, checked by digest when read.
 
-What lives here: the folder of a stage's checkpoints, its manifests, which one a resume uses, random
-number generators as tensors. What does not: what a stage puts into one (model/engine_state.py).
+What lives here: the folder of a stage's checkpoints, its manifests, which of them are kept, which one a resume uses.
+What does not: what a stage puts into one (model/engine_state.py), copies of it elsewhere (mirror.py).
 
     checkpoints/step-00000120/{manifest.json, state.json, *.safetensors}
+    checkpoints/best.json
 
-A folder named ``step-…`` is complete: it gets that name only after everything in it is on disk.
+A folder named ``step-…`` is complete: it gets that name only after everything in it is on disk. Names that begin
+with a dot are of a writer at work, or of one that was killed.
 """
 
 from __future__ import annotations
@@ -13,25 +15,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import torch
-
 log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
-_MANIFEST, _STATE, _PREFIX = "manifest.json", "state.json", "step-"
+MANIFEST: Final = "manifest.json"
+BEST: Final = "best.json"
+PREFIX: Final = "step-"
+_STATE: Final = "state.json"
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint of a folder can be used, or one is damaged. The message names it and the reason."""
+    """No checkpoint of a folder can be used, one is damaged, or one cannot be written.
+
+    The message names it and the reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one stage.
+    """The checkpoints of one stage. One process writes; any may read.
 
     Args:
         folder: made when the first one is written.
-        keep: how many of the newest to keep; 2 survive damage to the last.
+        keep: how many of the newest to keep, beside the best; 2 survive damage to the last.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -62,35 +67,45 @@ class CheckpointStore:
             raise ValueError(f"keep = {keep}: at least one checkpoint must be kept")
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Checkpoint:
-        """Write a checkpoint and drop all but the newest ``keep``.
+    def save(
+        self, step: int, state: dict[str, Any], write: Callable[[Path], None], score: float | None = None
+    ) -> Checkpoint:
+        """Write a checkpoint, name the best one in ``best.json``, and drop what is neither new enough nor the best.
+
+        Checkpoints beyond ``step`` are dropped too: the run went back behind them because they are damaged.
 
         Args:
             step: updates done; a checkpoint of the same step is replaced.
             state: small, of JSON's types.
             write: puts its files into the folder it is given.
+            score: the higher, the better; None or a number that is not finite never is the best.
+
+        Raises:
+            CheckpointError: it cannot be written (no space, no permission). Those before it are untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        final = self.folder / f"{_PREFIX}{step:08d}"
-        temporary = self.folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        name = f"{PREFIX}{step:08d}"
+        temporary = self.folder / f".{name}.{os.getpid()}"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            temporary.mkdir()
             write(temporary)
             (temporary / _STATE).write_text(json.dumps(state, indent=1))
-            manifest = {"format": FORMAT, "step": step, "files": _digests(temporary)}
-            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+            known = score is not None and math.isfinite(score)
+            manifest = {
+                "format": FORMAT, "step": step, "score": score if known else None, "files": _digests(temporary),
+            }  # fmt: skip
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
             _sync(temporary)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
+            self._put(temporary, self.folder / name)
+            self._prune(step)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(self._unwritten(step, error)) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync_folder(self.folder)
-        for old in self._folders()[self.keep :]:
-            shutil.rmtree(old)
-        return Checkpoint(final, step, state)
+        return Checkpoint(self.folder / name, step, state)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; None when there is none at all.
@@ -114,18 +129,65 @@ class CheckpointStore:
             )
         return None
 
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the highest score; None when no one has a score.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        found = self._best()
+        return None if found is None else read_checkpoint(found)
+
     def newest(self) -> Path | None:
         """Folder of the newest checkpoint, for messages: it is not checked."""
         return next(iter(self._folders()), None)
 
-    def clear(self) -> None:
-        """Remove them all: the stage starts over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _clean(self) -> None:
+        """Remove what killed writers left: it can be as large as a checkpoint."""
+        for left in self.folder.glob(f".{PREFIX}*"):
+            shutil.rmtree(left)
+
+    def _put(self, temporary: Path, final: Path) -> None:
+        if final.exists():
+            # Out of the way in one step: removing it takes long enough to be killed in between.
+            old = final.with_name(f".{final.name}.old")
+            os.replace(final, old)
+            os.replace(temporary, final)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, final)
+        _sync_folder(self.folder)
+
+    def _prune(self, step: int) -> None:
+        for beyond in [folder for folder in self._folders() if folder.name > f"{PREFIX}{step:08d}"]:
+            shutil.rmtree(beyond)
+        best = self._best()
+        if best is not None:
+            part = self.folder / f".{BEST}"
+            part.write_text(json.dumps({"checkpoint": best.name, "score": _score(best)}))
+            part.replace(self.folder / BEST)
+        for old in self._folders()[self.keep :]:
+            if old != best:
+                shutil.rmtree(old)
+
+    def _best(self) -> Path | None:
+        """Of equal ones the newest."""
+        scores = {folder: score for folder in self._folders() if (score := _score(folder)) is not None}
+        return max(scores, key=scores.__getitem__, default=None)
 
     def _folders(self) -> list[Path]:
+        """Newest first."""
         if not self.folder.is_dir():
             return []
-        return sorted((entry for entry in self.folder.iterdir() if entry.name.startswith(_PREFIX)), reverse=True)
+        return sorted((entry for entry in self.folder.iterdir() if entry.name.startswith(PREFIX)), reverse=True)
+
+    def _unwritten(self, step: int, error: OSError) -> str:
+        newest = self.newest()
+        there = f"the last one there is {newest.name}" if newest else "there is none before it"
+        return (
+            f"the checkpoint of step {step} cannot be written to {self.folder}: {error.strerror or error}; {there}. "
+            f"Free space or put the permission right, then go on with --resume"
+        )
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -135,7 +197,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing, is of another size or digest, or the manifest cannot be read.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
         files: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{folder.name}: format {manifest['format']}, this version reads {FORMAT}")
@@ -150,32 +212,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder.name}: its manifest cannot be read ({error})") from error
 
 
-def rng_state() -> dict[str, torch.Tensor]:
-    """The random generators of this process (Python, NumPy, torch on CPU and GPU) as tensors."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state = {
-        "python": torch.tensor([version, *words], dtype=torch.int64),
-        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*np.asarray(keys).tolist(), int(position), int(has_gauss)], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([float(cached)], dtype=torch.float64),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_rng(state: dict[str, torch.Tensor]) -> None:
-    """Undo ``rng_state``."""
-    words, gauss = state["python"].tolist(), state["python_gauss"].tolist()
-    random.setstate((words[0], tuple(words[1:]), gauss[0] if gauss else None))
-    *keys, position, has_gauss = state["numpy"].tolist()
-    cached = float(state["numpy_gauss"][0])
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _score(folder: Path) -> float | None:
+    """The score in a manifest; None where there is none, or no manifest that can be read."""
+    try:
+        score = json.loads((folder / MANIFEST).read_text())["score"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return score if isinstance(score, int | float) else None
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:

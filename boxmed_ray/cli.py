@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from boxmed_ray import __version__
-from boxmed_ray.config import ConfigError, recipe_names
+from boxmed_ray.config import ConfigError, is_uri, recipe_names
 from boxmed_ray.ray_local import quiet_environment
 
 app = typer.Typer(
@@ -26,28 +26,42 @@ app = typer.Typer(
 )
 
 RunsDir = Annotated[
-    Path | None,
-    typer.Option(envvar="BOXMED_RUNS_DIR", help="Folder of run folders. Default: the recipe's, which is ./runs."),
+    str | None,
+    typer.Option(
+        envvar="BOXMED_RUNS_DIR", help="Folder of run folders, or a URI (s3://…). Default: the recipe's, ./runs."
+    ),
 ]
 
 
 def main() -> None:
     """Entry point of the console script.
 
-    One message and exit 2 for what the user can put right, exit 1 for a training that diverged.
+    One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
+    diverged, for workers that do not start, and for checkpoints that cannot be read, written or uploaded.
     """
+    from boxmed_ray.actors.pool_items import PoolError
+    from boxmed_ray.actors.weight_backend import BackendError
+    from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
     from boxmed_ray.stages.watch import DivergedError
 
     quiet_environment()
     try:
         app()
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except DivergedError as error:
+    except (DivergedError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _run_folder(run: Path, runs_dir: str | None) -> Path:
+    """The folder that is meant by a folder, or by a name below the folder of runs."""
+    if is_uri(runs_dir or ""):
+        raise ConfigError(f"--runs-dir {runs_dir}: this reads a run in a local folder; give that folder, or a copy")
+    named = Path(runs_dir or "runs", run)
+    return run if run.exists() or not named.exists() else named
 
 
 def _version(asked: bool) -> None:
@@ -74,17 +88,27 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run; a run that exists is refused.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data, weights, order and sampling.")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with this run where its last checkpoint is.")
+        str | None, typer.Option(metavar="NAME", help="Go on with this run; --set resources.… may change.")
     ] = None,
     runs_dir: RunsDir = None,
     again: Annotated[
         bool, typer.Option(help="If the run exists: go on if it is unfinished, else move it aside and start anew.")
     ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Go on by itself, so many times, with a run that is killed (out of memory).")
+    ] = 0,
 ) -> None:
     """Run the stages of a recipe: MCL, SVR, adapter, evaluation.
 
     Ctrl-C leaves a checkpoint, from which `boxmed train --resume NAME` goes on.
     """
+    if restarts:
+        from boxmed_ray.commands.supervise import supervise
+
+        named = {"recipe": recipe, "name": name, "seed": seed, "resume": resume, "runs-dir": runs_dir}
+        arguments = [part for key, value in named.items() if value is not None for part in (f"--{key}", str(value))]
+        arguments += [part for each in overrides or [] for part in ("--set", each)]
+        raise typer.Exit(supervise([*arguments, *(["--again"] if again else [])], restarts))
     from boxmed_ray.commands.train import train as run
 
     code = run(recipe, overrides or [], name=name, seed=seed, resume=resume, runs_dir=runs_dir, again=again)
@@ -112,8 +136,20 @@ def serve(
     """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning for the images that are sent."""
     from serve.app import run as start
 
-    named = (runs_dir or Path("runs")) / run
-    start(run if run.exists() or not named.exists() else named, host=host, port=port)
+    start(_run_folder(run, runs_dir), host=host, port=port)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
+    to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
+    checkpoint: Annotated[str, typer.Option(help="best, last, or a number of updates.")] = "best",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Write the model of a checkpoint of SVR as a folder that transformers and vLLM load."""
+    from boxmed_ray.commands.export import export as write
+
+    write(_run_folder(run, runs_dir), to, checkpoint)
 
 
 @app.command()

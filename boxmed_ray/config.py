@@ -7,13 +7,14 @@ What does not: torch, vLLM or Ray, so that a wrong key fails within a second.
 from __future__ import annotations
 
 import importlib.resources
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 RECIPES = importlib.resources.files("boxmed_ray") / "recipes"
 
@@ -100,6 +101,15 @@ class TrainableConfig(Part):
     vision_tower: bool = Field(True, description="Train the vision tower without its mergers.")
     lora: LoraConfig | None = Field(None, description="LoRA on some parts; null for none, {} for the defaults.")
 
+    @property
+    def adapter_alone(self) -> bool:
+        """Whether an adapter that vLLM can apply, LoRA on the language model, is all that trains."""
+        return (
+            self.lora is not None
+            and self.lora.parts == ("language_model",)
+            and not (self.projector or self.vision_tower)
+        )
+
     @model_validator(mode="after")
     def _something_trains(self) -> TrainableConfig:
         if not (self.language_model or self.projector or self.vision_tower or self.lora):
@@ -122,6 +132,7 @@ class SupervisedConfig(Part):
     adam_beta2: float = Field(0.95, gt=0, lt=1, description="AdamW: memory of the squared gradient.")
     grad_clip: float = Field(1.0, gt=0, description="Global gradient norm above which gradients are scaled down.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints (one is also left on interrupt).")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept; 2 survive damage to one.")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     max_bad_steps: int = Field(3, ge=1, description="Steps in a row with a number not finite that stop the run.")
 
@@ -215,8 +226,22 @@ class SVRConfig(Part):
         "auto", description="How the learner computes a group (docs/training.md)."
     )
     checkpoint_every: int = Field(20, ge=1, description="Updates between checkpoints (one is also left on interrupt).")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept, beside the best one.")
+    reward_window: int = Field(
+        10, ge=1, description="Updates over which the reward is averaged to tell the best checkpoint."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     max_bad_updates: int = Field(3, ge=1, description="Updates in a row with a number not finite that stop the run.")
+
+    push: Literal["auto", "shm", "object_store", "nccl", "ipc", "lora"] = Field(
+        "auto", description="How weights reach the rollout workers; auto takes the cheapest that reaches all of them."
+    )
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of the adapters that rollout workers are started for, 0 where whole weights are pushed to them."""
+        fits = self.train.adapter_alone and self.push in ("auto", "lora")
+        return self.train.lora.rank if fits and self.train.lora else 0
 
     @property
     def draws(self) -> int:
@@ -245,6 +270,16 @@ class SVRConfig(Part):
             raise ValueError(
                 f"max_staleness {self.max_staleness} learns from older weights' responses and needs the importance "
                 "correction; set svr.importance_cap, 2.0 for instance"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_pushed_is_what_trains(self) -> SVRConfig:
+        if self.push == "lora" and not self.train.adapter_alone:
+            raise ValueError(
+                "push 'lora' sends the adapter alone, and vLLM applies adapters to the language model only, but other "
+                "parts train or have LoRA; set svr.train.projector=false, svr.train.vision_tower=false and "
+                "svr.train.lora={}, or svr.push=auto"
             )
         return self
 
@@ -313,13 +348,30 @@ class ResourcesConfig(Part):
     phase_timeout_s: float = Field(
         300, gt=0, description="Time-out of one generation, scoring, update or push phase; what is later is replaced."
     )
+    check_weights: bool = Field(
+        False, description="Compare a digest of every push with what each worker loaded; costs seconds a gigabyte."
+    )
+
+
+def is_uri(runs_dir: str) -> bool:
+    """Whether a place is named by a URI, as against the path of a folder."""
+    return "://" in runs_dir
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 class RunConfig(Part):
     """A whole run: stages in order, on one data set, from one seed."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder below runs_dir.")
-    runs_dir: Path = Field(Path("runs"), description="Where run folders are written.")
+    runs_dir: Annotated[str, BeforeValidator(_as_text)] = Field(
+        "runs", description="Where run folders are written: a folder, or a URI of pyarrow.fs (docs/operating.md)."
+    )
+    work_dir: Path = Field(
+        Path("runs"), description="Local folder below which a run is worked on whose runs_dir is a URI."
+    )
     seed: int = Field(0, ge=0, description="Seeds data, initial weights, order and sampling.")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -331,8 +383,12 @@ class RunConfig(Part):
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return self.runs_dir / self.name
+        """The run folder; where ``runs_dir`` is a URI, the local folder that the run is worked on in."""
+        if not is_uri(self.runs_dir):
+            return Path(self.runs_dir, self.name)
+        scheme, _, rest = self.runs_dir.partition("://")
+        parts = re.split(r"[^A-Za-z0-9._-]+", rest.partition("?")[0].rpartition("@")[2])
+        return Path(self.work_dir, scheme, *(part for part in parts if part.strip(".")), self.name)
 
 
 def recipe_names() -> list[str]:
@@ -349,13 +405,20 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(recipe)
     if recipe in recipe_names():
-        text, where = (RECIPES / f"{recipe}.yaml").read_text(), f"recipe {recipe}"
-    elif path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; give a YAML file or one of: {', '.join(recipe_names())}")
-        text, where = path.read_text(), str(path)
-    else:
+        return parse_config((RECIPES / f"{recipe}.yaml").read_text(), f"recipe {recipe}", overrides)
+    if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"recipe {recipe!r} is unknown; use one of: {', '.join(recipe_names())}, or a .yaml file")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give a YAML file or one of: {', '.join(recipe_names())}")
+    return parse_config(path.read_text(), str(path), overrides)
+
+
+def parse_config(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read YAML and apply ``a.b=value`` overrides; ``where`` names the text in errors.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

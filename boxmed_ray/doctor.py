@@ -23,6 +23,8 @@ from typing import Literal
 
 import psutil
 
+from boxmed_ray.config import ConfigError, is_uri
+
 State = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("torch", "torchvision", "transformers", "ray", "deepspeed", "peft")
@@ -50,16 +52,16 @@ class Check:
         return asdict(self)
 
 
-def examine(runs_dir: Path, *, imports: bool = True) -> list[Check]:
+def examine(runs_dir: str, *, imports: bool = True) -> list[Check]:
     """Every check, in the order of reading.
 
     Args:
-        runs_dir: where run folders would be written; need not exist.
+        runs_dir: where run folders would be written, a folder or a URI; need not exist.
         imports: try to import the heavy packages, which takes 10 s, or a minute without byte code.
     """
     checks = [_boxmed(), _python(), *_packages(), _engine(), *(_imports() if imports else ())]
     checks += [_cores(), _memory(), _shared_memory(), _gpu()]
-    checks += [_storage("runs", runs_dir), _storage("temporary files", Path(tempfile.gettempdir()))]
+    checks += [_runs(runs_dir), _storage("temporary files", Path(tempfile.gettempdir()))]
     checks += [_port(number, purpose) for number, purpose in PORTS.items()]
     return checks
 
@@ -205,6 +207,20 @@ def _gpu() -> Check:
     if not _version("vllm"):
         return Check("gpu", "warn", "; ".join(names), "vLLM is the CPU build: make setup EXTRA=gpu uses the GPU")
     return Check("gpu", "ok", "; ".join(names))
+
+
+def _runs(runs_dir: str) -> Check:
+    if not is_uri(runs_dir):
+        return _storage("runs", Path(runs_dir))
+    from boxmed_ray.remote import open_folder, refusing
+
+    try:
+        folder = open_folder(runs_dir)
+        with refusing(folder):
+            runs = folder.names()
+    except ConfigError as error:
+        return Check("runs", "fail", str(error), "choose another place: --runs-dir")
+    return Check("runs", "ok", f"{runs_dir}, {len(runs)} entries; whether it may be written, training finds out first")
 
 
 def _storage(name: str, folder: Path) -> Check:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_exampl
 from boxmed_ray.data.load import Dataset, load_studies
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
+from boxmed_ray.mirror import mirrored
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -46,22 +47,24 @@ CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
 
 def run(config: RunConfig, *, resume: bool = False) -> None:
-    """Run or go on with a run, and leave summary.json and report.html in its folder.
+    """Run or go on with a run, and leave summary.json and report.html in its folder, and where ``runs_dir`` says.
 
     Raises:
         ConfigError, DataError: what cannot run, before anything is trained.
+        CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
-    _make_folder(config, resume)
-    Run(config).go()
+    with mirrored(config, resume=resume):
+        _make_folder(config, resume)
+        Run(config).go()
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
     try:
         config.folder.mkdir(parents=True, exist_ok=resume)
-        path = config.folder / CONFIG
-        if not path.exists():
-            path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part = config.folder / f"{CONFIG}.part"
+        part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        part.replace(config.folder / CONFIG)
     except FileExistsError as error:
         raise ConfigError(
             f"run {config.name!r} exists in {config.folder}; give another --name or --resume it"
@@ -180,7 +183,7 @@ class Run:
             self._mcl(dataset)
         questions = grounding_questions(dataset.split("test"), self.config)
         if not self._asked("mcl", "svr"):
-            with self._pool(dataset) as pool:
+            with self._pool(dataset, lora_rank=self.config.svr.adapter_rank) as pool:
                 self._ask("mcl", pool, questions)
                 if not self.done("svr"):
                     self._svr(dataset, pool)
@@ -234,12 +237,18 @@ class Run:
         steps = self.config.mcl.steps if kind == "mcl" else self.config.adapter.steps
         out = self.stage(kind)
         resume = (out / "checkpoints").is_dir()
-        # The stage goes on behind its last checkpoint; what was written after it is written again.
-        with self._writer() as writer, Progress(kind, steps) as progress, self.timed(kind) as facts:
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(kind, steps))
+            facts = stack.enter_context(self.timed(kind))
+            writer: MetricsWriter | None = None
 
             def show(values: dict[str, Any]) -> None:
-                writer.write(kind, values["step"], {k: v for k, v in values.items() if k not in {"step", "steps"}})
-                progress.update(values["step"], values)
+                nonlocal writer
+                step = values["step"]
+                if writer is None:  # the workers go on behind their last checkpoint; what came after it is done again
+                    writer = stack.enter_context(MetricsWriter.resume(self.folder / METRICS, kind, step - 1))
+                writer.write(kind, step, {k: v for k, v in values.items() if k not in {"step", "steps"}})
+                progress.update(step, values)
 
             facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
 

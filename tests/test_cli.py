@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from boxmed_ray import cli
+from boxmed_ray.checkpoint import CheckpointError
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.study import DataError
+from boxmed_ray.mirror import MirrorError
 from boxmed_ray.stages.watch import DivergedError
 
 
@@ -85,12 +87,12 @@ def test_help_answers_within_a_second_or_so_and_imports_nothing_heavy() -> None:
         "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "data", "serve", "submit", "doctor"):
+    for command in ("train", "data", "serve", "export", "submit", "doctor"):
         assert command in done.stdout
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "data", "serve", "submit", "doctor"])
+@pytest.mark.parametrize("command", ["train", "data", "serve", "export", "submit", "doctor"])
 def test_every_command_explains_itself(boxmed: Boxmed, capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert boxmed(command, "--help") == 0
     assert "Usage" in capsys.readouterr().out
@@ -104,10 +106,18 @@ def test_train_passes_recipe_overrides_and_options(boxmed: Boxmed, pipeline: Rec
     assert config.folder == tmp_path / "out" / "012"
 
 
-def test_a_training_that_diverges_ends_with_one_message_and_exit_1(
-    boxmed: Boxmed, pipeline: Recorder, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "error",
+    [
+        DivergedError("stage svr stopped: prompts: p1; the last checkpoint is c/step-00000004"),
+        CheckpointError("the checkpoint of step 4 cannot be written to c: No space left on device"),
+        MirrorError("the run is finished in c, and its upload to s3://c failed"),
+    ],
+)
+def test_what_goes_wrong_in_training_and_has_words_ends_with_one_message_and_exit_1(
+    boxmed: Boxmed, pipeline: Recorder, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    pipeline.error = DivergedError("stage svr stopped: prompts: p1; the last checkpoint is c/step-00000004")
+    pipeline.error = error
     assert boxmed("train", "--recipe", "phantom-cpu") == 1
     assert capsys.readouterr().err == f"boxmed: {pipeline.error}\n"
 
@@ -128,7 +138,10 @@ def test_the_folder_of_runs_may_come_from_the_environment(
         (("--recipe", "phantom-cpu", "--set", "svr.stpes=3"), ["svr.stpes", "steps"]),
         (("--resume", "gone"), ["gone", "config.yaml", "--runs-dir"]),
         (("--resume", "gone", "--recipe", "phantom-cpu"), ["leave out"]),
-        (("--resume", "gone", "--set", "seed=1"), ["leave out"]),
+        (("--resume", "gone", "--set", "seed=1"), ["leave out", "anything but resources"]),
+        (("--recipe", "phantom-cpu", "--runs-dir", "ftp://host/runs"), ["ftp://host/runs", "s3, gs", "local folder"]),
+        (("--resume", "gone", "--runs-dir", "ftp://host/runs"), ["ftp://host/runs", "s3, gs", "local folder"]),
+        (("--resume", "gone", "--runs-dir", "fsspec+memory://cli"), ["fsspec+memory://cli/gone/config.yaml", "none"]),
     ],
 )
 def test_train_refuses_with_one_message_and_exit_2(
@@ -163,6 +176,48 @@ def test_resume_takes_the_config_of_the_run_and_the_place_where_it_lies(
     assert resume
     assert (config.seed, config.svr.steps) == (5, 9)
     assert config.folder == tmp_path / "moved" / "renamed"
+
+
+def test_a_resumed_run_may_have_another_world_size(boxmed: Boxmed, pipeline: Recorder, tmp_path: Path) -> None:
+    _write_run(tmp_path / "runs" / "mine", finished=False)
+    assert boxmed("train", "--resume", "mine", "--set", "resources.learner_ranks=1") == 0
+    [(config, resume)] = pipeline.runs
+    assert resume
+    assert (config.resources.learner_ranks, config.resources.rollout_workers.max, config.seed) == (1, 2, 5)
+
+
+def test_a_run_at_a_uri_is_found_there_and_worked_on_here(
+    boxmed: Boxmed, pipeline: Recorder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    uri = f"file://{tmp_path}/there"
+    assert boxmed("train", "--recipe", "phantom-cpu", "--name", "mine", "--runs-dir", uri) == 0
+    assert pipeline.runs[0][0].runs_dir == uri
+    assert pipeline.runs[0][0].folder.is_relative_to("runs/file")
+    assert pipeline.runs[0][0].folder.name == "mine"
+    folder = _write_run(tmp_path / "there" / "mine", finished=False)
+    assert boxmed("train", "--recipe", "phantom-cpu", "--name", "mine", "--runs-dir", uri) == 2
+    assert f"{uri}/mine" in capsys.readouterr().err
+    assert boxmed("train", "--recipe", "phantom-cpu", "--name", "mine", "--runs-dir", uri, "--again") == 0
+    work = ("--set", f"work_dir={tmp_path}/scratch")
+    assert boxmed("train", "--resume", "mine", "--runs-dir", uri, *work) == 0
+    assert [resume for _, resume in pipeline.runs] == [False, True, True]
+    resumed = pipeline.runs[-1][0]
+    assert (resumed.seed, resumed.runs_dir) == (5, uri)
+    assert resumed.folder.is_relative_to(tmp_path / "scratch")
+    assert boxmed("train", "--resume", "other", "--runs-dir", uri) == 2
+    assert "runs there: mine" in capsys.readouterr().err
+    (folder / "summary.json").write_text("{}")
+    assert boxmed("train", "--recipe", "phantom-cpu", "--name", "mine", "--runs-dir", uri, "--again") == 2
+    assert "--name" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_at_a_uri_says_how_to_go_on(
+    boxmed: Boxmed, pipeline: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.signal = signal.SIGINT
+    uri = "fsspec+memory://interrupted/runs?a=1&b=2"
+    assert boxmed("train", "--recipe", "phantom-cpu", "--name", "mine", "--runs-dir", uri) == 130
+    assert f"boxmed train --resume mine --runs-dir '{uri}'" in capsys.readouterr().err
 
 
 def test_again_goes_on_with_an_unfinished_run(boxmed: Boxmed, pipeline: Recorder, tmp_path: Path) -> None:
@@ -243,6 +298,30 @@ def test_submit_refuses_what_cannot_work(
 def test_serve_refuses_a_run_that_does_not_exist(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:
     assert boxmed("serve", "runs/nothing") == 2
     assert "runs/nothing" in capsys.readouterr().err
+
+
+def test_serve_says_that_it_reads_a_local_folder(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:
+    assert boxmed("serve", "mine", "--runs-dir", "s3://bucket/runs") == 2
+    assert "local folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("gone", "--to", "out"), ["gone", "no run folder"]),
+        (("mine", "--to", "runs"), ["--to runs", "exists"]),
+        (("mine", "--to", "out"), ["--checkpoint best", "none, SVR has left no checkpoint"]),
+        (("mine", "--to", "out", "--checkpoint", "7"), ["--checkpoint 7", "best, last"]),
+    ],
+)
+def test_export_refuses_what_is_not_there(
+    boxmed: Boxmed, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], parts: list[str]
+) -> None:
+    (_write_run(tmp_path / "runs" / "mine", finished=False) / "stages/mcl/model").mkdir(parents=True)
+    assert boxmed("export", *arguments) == 2
+    error = capsys.readouterr().err
+    for part in parts:
+        assert part in error
 
 
 def test_data_counts_by_split_and_refuses_as_training_would(

@@ -154,3 +154,20 @@ def test_choices_of_the_loss_may_be_switched_off_and_draws_follow_dynamic_sampli
     svr = load_config("phantom-cpu", ["svr.importance_cap=null", "svr.dual_clip=null", "svr.max_draws=4"]).svr
     assert (svr.importance_cap, svr.dual_clip, svr.draws) == (None, None, 32)
     assert load_config("phantom-cpu", ["svr.dynamic_sampling=true", "svr.max_draws=4"]).svr.draws == 128
+
+
+@pytest.mark.parametrize(
+    ("runs_dir", "folder"),
+    [
+        ("out/runs", "out/runs/mine"),
+        ("/data/runs", "/data/runs/mine"),
+        ("s3://bucket/a/b", "runs/s3/bucket/a/b/mine"),
+        ("s3://bucket/a?region=eu-west-1&scheme=http", "runs/s3/bucket/a/mine"),
+        ("hdfs://user@host:8020/a/../b", "runs/hdfs/host/8020/a/b/mine"),
+        ("file:///data/runs/", "runs/file/data/runs/mine"),
+        ("fsspec+memory://a", "runs/fsspec+memory/a/mine"),
+    ],
+)
+def test_a_run_is_worked_on_where_runs_dir_says_or_below_work_dir_for_a_uri(runs_dir: str, folder: str) -> None:
+    assert load_config("phantom-cpu", ["name=mine", f"runs_dir='{runs_dir}'"]).folder == Path(folder)
+    assert RunConfig(name="mine", runs_dir=Path("out/runs")).folder == Path("out/runs/mine")

@@ -19,11 +19,11 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def _find(name: str, runs_dir: Path) -> doctor.Check:
-    return next(check for check in doctor.examine(runs_dir, imports=False) if check.name == name)
+    return next(check for check in doctor.examine(str(runs_dir), imports=False) if check.name == name)
 
 
 def test_every_line_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
-    for check in doctor.examine(tmp_path, imports=False):
+    for check in doctor.examine(str(tmp_path), imports=False):
         assert check.found
         assert check.state == "ok" or check.remedy, check
 
@@ -93,6 +93,16 @@ def test_storage_that_cannot_be_written_fails(tmp_path: Path) -> None:
     check = _find("runs", file / "runs")
     assert check.state == "fail"
     assert "--runs-dir" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("uri", "state", "found"),
+    [("fsspec+memory://doctor", "ok", "fsspec+memory://doctor"), ("ftp://host/runs", "fail", "s3, gs, abfs")],
+)
+def test_runs_may_go_to_a_uri_that_can_be_opened(uri: str, state: str, found: str) -> None:
+    check = next(check for check in doctor.examine(uri, imports=False) if check.name == "runs")
+    assert check.state == state
+    assert found in check.found
 
 
 def test_storage_need_not_exist_yet_and_nothing_is_left_there(tmp_path: Path) -> None:

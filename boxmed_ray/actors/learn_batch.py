@@ -30,7 +30,7 @@ class LearnGroup:
     """A group as it travels to a learner: three arrays, and where its image is.
 
     Attributes:
-        id: of the prompt, for messages.
+        id: name of the prompt, for messages.
         number: place among the scored groups of the update.
         prompt_tokens: of the prompt with its image, which the learner computes once.
         lengths: [N] tokens of each response, at least 1.
@@ -92,7 +92,9 @@ def learn_groups(
     """
     for group in scored:
         if not np.isfinite(group.rewards).all():
-            raise ValueError(f"prompt {group.group.prompt.id}: rewards must be finite, found {group.rewards.tolist()}")
+            raise ValueError(
+                f"prompt {group.group.prompt.name}: rewards must be finite, found {group.rewards.tolist()}"
+            )
     less = [np.zeros_like(group.rewards) for group in scored] if penalties is None else penalties
     fine = [bool(np.isfinite(penalty).all()) for penalty in less]
     rewards = [
@@ -153,7 +155,7 @@ def _light(number: int, scored: ScoredGroup, advantages: NDArray[np.float32]) ->
     pairs = zip(scored.group.rollouts, advantages, strict=True)
     kept = [(rollout, advantage) for rollout, advantage in pairs if len(rollout.token_ids)]
     return LearnGroup(
-        id=prompt.id,
+        id=prompt.name,
         number=number,
         prompt_tokens=scored.group.prompt_tokens,
         image=prompt.image,

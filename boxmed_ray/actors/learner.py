@@ -10,6 +10,7 @@ A plain class: ``ray.remote`` is applied by the group, and a test can hold one w
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from boxmed_ray.actors.learn_batch import LearnBatch, LearnGroup
 from boxmed_ray.actors.micro_batch import MicroBatch, stack
+from boxmed_ray.actors.weight_backend import COLLECTIVE, Backend
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.grpo.loss import LossInputs, LossSettings, Normaliser, grpo_loss, kl_in_reward
@@ -33,7 +35,7 @@ from boxmed_ray.grpo.metrics import LossMetrics
 from boxmed_ray.model import policy
 from boxmed_ray.model.collate import GroupEncoder
 from boxmed_ray.model.engine import Engine
-from boxmed_ray.model.engine_state import full_state_dict, resume, write_checkpoint
+from boxmed_ray.model.engine_state import full_state_dict, load_checkpoint, write_checkpoint
 from boxmed_ray.model.reference import Reference, make_reference
 from boxmed_ray.model.shared_prefix import ResponsePolicy
 from boxmed_ray.model.trainable import select_trainable
@@ -53,8 +55,8 @@ class LearnerRank:
         self._config, self._settings, self._folder = config, config.svr, model_folder
         self.rank, self.world_size = rank, world_size
         self._seconds: dict[str, float] = {}
-        self._clients: dict[str, Any] = {}
-        self._pusher: Any = None
+        self._publishers: dict[Backend, tuple[Any, Any]] = {}
+        self._transfers: dict[Backend, Any] = {}
         self._prepared: list[MicroBatch] | None = None
 
     def address(self) -> tuple[str, int]:
@@ -77,7 +79,7 @@ class LearnerRank:
         settings, bfloat16 = self._settings, self._config.model.dtype == "bfloat16"
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         model = policy.load_policy(self._folder, dtype)
-        adapted = select_trainable(model, settings.train)
+        self._adapted = adapted = select_trainable(model, settings.train)
         if self._config.model.gradient_checkpointing:
             policy.recompute_layers(model)
         self._model = model.train()
@@ -169,66 +171,88 @@ class LearnerRank:
             "bad_samples": [identity for micro in micros for identity in micro.bad],
         }
 
-    def push_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
-        """Push the present weights to rollout workers; all ranks call it, rank 0 sends.
+    def publish_weights(self, backend: Backend, keep: Sequence[str]) -> dict[str, Any] | None:
+        """Put the present weights where workers read them; all ranks call it, rank 0 publishes.
 
         Args:
+            backend: the way (weight_backend.py). Of a collective one there is nothing to publish: it is the
+                transfer that sends.
+            keep: paths of publications that somebody may still read.
+
+        Returns:
+            On rank 0 the fields of a Publication (weight_push.py), elsewhere None.
+        """
+        fields = {"version": self.weight_version, "backend": backend}
+        if backend in COLLECTIVE:
+            return {**fields, "update": {}, "nbytes": 0, "gather_s": 0.0, "transport_s": 0.0}
+        if self.rank and self._engine.stage < 3:
+            return None  # every rank holds whole parameters: there is nothing to take part in
+        publisher, outbox = self._publisher(backend)
+        sent = publisher.send_weights(self.weight_version, keep)
+        return None if sent is None else {**fields, "update": outbox.update, **asdict(sent)}
+
+    def transfer_weights(self, backend: Backend, workers: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
+        """Send the present weights to workers by a collective with them; all ranks call it, rank 0 sends.
+
+        Args:
+            backend: "nccl" or "ipc".
             workers: name and actor handle of each.
 
         Returns:
-            On rank 0 the PushReport as a dict, elsewhere None. Workers that failed are under
-            ``failures`` (worker, phase, reason): they refuse to generate until a push reaches them.
+            On rank 0 the fields of a PushReport (weight_fleet.py), elsewhere None. Workers that failed are under
+            ``failures``: they refuse to generate until a version reaches them.
         """
-        if self.rank and self._engine.stage < 3:
-            return None  # every rank holds whole parameters: there is nothing to take part in
-        from boxmed_ray.actors.weight_fleet import PushError
-        from boxmed_ray.actors.weights import ModuleWeights, connect
+        from boxmed_ray.actors.weight_fleet import PushError, RayClient
+        from boxmed_ray.actors.weight_source import ModuleWeights
+        from boxmed_ray.actors.weight_transfer import Transfer
 
-        clients = [self._client(name, handle) for name, handle in workers] if self.rank == 0 else []
+        if backend not in self._transfers:
+            timeout_s = self._config.resources.phase_timeout_s
+            source = ModuleWeights(self._model)
+            self._transfers[backend] = Transfer(backend, source, self.rank, timeout_s, self.address)
+        clients = [(handle._actor_id.hex(), RayClient(handle, name)) for name, handle in workers]
         try:
-            if self._pusher is None:
-                timeout_s = self._config.resources.phase_timeout_s
-                source = ModuleWeights(self._model)
-                self._pusher = connect(source, clients, timeout_s=timeout_s, rank=self.rank, keep_latest=True)
-            report = self._pusher.send_weights(self.weight_version, clients)
+            report = self._transfers[backend].send(self.weight_version, clients if self.rank == 0 else [])
         except PushError as error:
             report = error.report
-        return None if report is None else asdict(report)
+        return None if report is None else asdict(report) | {"backend": backend}
 
-    def deliver_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Give the version that was pushed last to workers that joined since; rank 0 only, no collective."""
-        from boxmed_ray.actors.weight_fleet import PushError
+    def _publisher(self, backend: Backend) -> tuple[Any, Any]:
+        """The engine of vLLM's trainer factory for ``backend``, and what it puts its messages into."""
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
-        try:
-            report = self._pusher.deliver_latest([self._client(name, handle) for name, handle in workers])
-        except PushError as error:
-            report = error.report
-        return asdict(report)
+        from boxmed_ray.actors import weights
+        from boxmed_ray.actors.weight_source import AdapterWeights, BucketSource, ModuleWeights
 
-    def _client(self, name: str, handle: Any) -> Any:
-        # The pusher knows a worker it has shaken hands with by its client object.
-        from boxmed_ray.actors.weight_fleet import RayClient
+        if backend not in self._publishers:
+            common: dict[str, Any] = {"rank": self.rank, "checked": self._config.resources.check_weights}
+            source: BucketSource
+            info: weights.PublishingInitInfo
+            if backend == "lora":
+                assert self._adapted is not None  # the way is chosen only where LoRA trains
+                source, info = (
+                    AdapterWeights(self._model),
+                    weights.LoraInitInfo(config=policy.adapter_config(self._adapted), **common),
+                )
+            else:
+                kind = weights.ShmInitInfo if backend == "shm" else weights.StoreInitInfo
+                source, info = ModuleWeights(self._model), kind(**common)
+            outbox = weights.Outbox()
+            engine = WeightTransferTrainerFactory.trainer_init(info, client=outbox, source=source)
+            self._publishers[backend] = (engine, outbox)
+        return self._publishers[backend]
 
-        key = handle._actor_id.hex()
-        if key not in self._clients:
-            self._clients[key] = RayClient(handle, name)
-        return self._clients[key]
-
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
         """Write a checkpoint into the store at ``folder``; all ranks call it, rank 0 writes.
 
-        ``state`` is the driver's: data position, reward statistics.
+        ``state`` is the driver's: data position, reward statistics. ``score`` tells the best one.
         """
-        write_checkpoint(self._engine, CheckpointStore(folder), step, {**state, "weight_version": self.weight_version})
+        store = CheckpointStore(folder, self._settings.keep_checkpoints)
+        write_checkpoint(self._engine, store, step, {**state, "weight_version": self.weight_version}, score)
 
-    def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
-        """Go back to the newest whole checkpoint of the store at ``folder``; its step and state, or None.
-
-        Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
-        """
-        found = resume(self._engine, CheckpointStore(folder))
-        return None if found is None else (found.step, found.state)
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go to the checkpoint in ``folder``, which is whole; all ranks call it."""
+        load_checkpoint(self._engine, folder)
 
     def save_model(self, folder: Path) -> None:
         """Write a folder that transformers and vLLM load, LoRA merged, beside and renamed; all ranks call it."""
@@ -238,13 +262,14 @@ class LearnerRank:
             own = {name.removeprefix("model."): value for name, value in state.items()}
             self._model.save_pretrained(temporary, state_dict=own)
             self._processor.save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before the stage was marked done
             temporary.rename(folder)
         dist.barrier()
 
     def shutdown(self) -> None:
-        """Remove what is kept in shared memory."""
-        if self._pusher is not None:
-            self._pusher.shutdown()
+        """Remove what is kept in shared memory, and leave what was joined for transfers."""
+        for engine in [engine for engine, _ in self._publishers.values()] + list(self._transfers.values()):
+            engine.shutdown()
 
     def _prepare(self, batch: LearnBatch) -> list[MicroBatch]:
         with self._timed("encode"):

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.checkpoint import CheckpointError, CheckpointStore
 from boxmed_ray.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _CPUS_PER_THREAD = 0.5
 """Ray's books only, so that learners, rollout workers and rewards fit beside each other on two cores."""
 _START_TIMEOUT_S = 600.0
 _END_S = 5.0
+_PUSH_PHASES = 6
 
 
 class LearnerError(RuntimeError):
@@ -87,6 +89,11 @@ class LearnerGroup:
         self.wait_ready()
 
     @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        return self._config
+
+    @property
     def ranks(self) -> list[Any]:
         """Actor handles, rank 0 first."""
         return self._ranks
@@ -129,41 +136,69 @@ class LearnerGroup:
             )
         return merged
 
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint of the ranks and of the driver's ``state`` (JSON) into the store at ``folder``."""
-        self.call("save_checkpoint", folder.resolve(), step, state)
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
+        """Write a checkpoint of the ranks and of the driver's ``state`` (JSON) into the store at ``folder``.
+
+        Args:
+            folder: of the store.
+            step: updates done.
+            state: data position and the like.
+            score: the higher, the better; the best checkpoint is kept (checkpoint.py).
+
+        Raises:
+            CheckpointError: it cannot be written; the group has been ended.
+            LearnerError: a rank failed.
+        """
+        self.call("save_checkpoint", folder.resolve(), step, state, score)
 
     def load_checkpoint(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
-        """Bring the ranks to the newest whole checkpoint; its step and the driver's state, or None."""
-        found: tuple[int, dict[str, Any]] | None = self.call("load_checkpoint", folder.resolve())[0]
-        return found
+        """Bring the ranks to the newest whole checkpoint of a store; its step and the driver's state, or None.
+
+        It is chosen and checked here, once: what the driver logs, the user sees.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged.
+            LearnerError: a rank failed.
+        """
+        found = CheckpointStore(folder.resolve()).latest()
+        if found is None:
+            return None
+        self.call("load_checkpoint", found.folder)
+        return found.step, found.state
 
     def save_model(self, folder: Path) -> None:
         """Write the policy as a model folder."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.call("save_model", folder.resolve())
 
-    def push_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Push the present weights to rollout workers (name and actor handle of each).
+    def publish_weights(self, backend: str, keep: Sequence[str]) -> dict[str, Any]:
+        """Publish the present weights; the driver delivers them (weight_push.py).
+
+        Args:
+            backend: the way (weight_backend.py).
+            keep: paths of publications that somebody may still read; all others are dropped or written over.
 
         Returns:
-            The push report (actors/weight_fleet.py) as a dict: version, nbytes, gather_s, phases_s, workers,
-            failures. A worker under ``failures`` does not generate until a push reaches it; replace it.
+            The fields of a Publication.
 
         Raises:
-            LearnerError: a learner rank failed.
+            LearnerError: a rank failed.
         """
-        limit = 6 * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
-        report: dict[str, Any] = self.call("push_weights", list(workers), timeout_s=limit)[0]
-        return report
+        fields: dict[str, Any] = self.call("publish_weights", backend, list(keep))[0]
+        return fields
 
-    def deliver_weights(self, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        """Give the version pushed last to workers that joined since; returns the report as ``push_weights``."""
-        limit = 6 * self._config.resources.phase_timeout_s
-        report: dict[str, Any] = self._collect(
-            "deliver_weights", [self._ranks[0].deliver_weights.remote(list(workers))], limit
-        )[0]
-        return report
+    def transfer_weights(self, backend: str, workers: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Send the present weights to ``workers`` by a collective of learner and workers.
+
+        Returns:
+            The fields of a PushReport (weight_fleet.py).
+
+        Raises:
+            LearnerError: a rank failed, or waits for a worker that did.
+        """
+        limit = _PUSH_PHASES * self._config.resources.phase_timeout_s  # each phase has a timeout of its own inside
+        fields: dict[str, Any] = self.call("transfer_weights", backend, list(workers), timeout_s=limit)[0]
+        return fields
 
     def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
         """Call ``method`` on every rank at once; results by rank.
@@ -207,5 +242,7 @@ class LearnerGroup:
             except ray.exceptions.RayError as error:
                 rank = list(references).index(done[0])
                 self._kill()
+                if isinstance(cause := getattr(error, "cause", None), CheckpointError):
+                    raise CheckpointError(f"stage svr: {cause}") from error
                 raise LearnerError(f"learner rank {rank} failed in {method}:\n{error}") from error
         return list(ray.get(list(references)))

@@ -297,7 +297,7 @@ class Pool:
                 self._ready.append_suspect(each.item)
             else:
                 error = LostError(self._name, each.item.tries, why)
-                self._tell(f"{self._name}: {error}")
+                self._tell(str(error))
                 each.item.future.set_exception(error)
         self._failed_starts += not member.answered
         if self._failed_starts >= _START_TRIES and not self._serving():

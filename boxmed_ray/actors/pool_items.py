@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from boxmed_ray.actors.pool_worker import Worker
+if TYPE_CHECKING:  # the command line reads the errors, and need not wait for Ray
+    from boxmed_ray.actors.pool_worker import Worker
 
 
 class PoolError(RuntimeError):

@@ -44,9 +44,12 @@ class RayWorker:
 
     def death(self, error: BaseException) -> str | None:
         """Every error of Ray that the method did not raise: the actor, its node, or its result is lost."""
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return None
+        if not isinstance(error, RayError) or isinstance(error, RayTaskError):
+            return None
+        lines = str(error).strip().splitlines()
+        if "creation task" in lines[0]:
+            return lines[-1].strip()  # the actor's own traceback follows, and ends with its own error
+        return f"{type(error).__name__}: {lines[0]}"
 
     def kill(self) -> None:
         """See ``Worker``."""

@@ -1,8 +1,8 @@
 """The rollout worker: a vLLM engine behind Ray, from prompts to groups.
 
 What lives here: what travels over Ray, in and out. What does not: generation (vllm_engine.py), who may use
-the engine when (engine_loop.py), and Ray itself: whoever makes the actor gives it resources and threads.
-Methods may be called from several threads at once.
+the engine when (engine_loop.py), resources and threads (whoever makes the actor gives it those, and a concurrency
+group ``weights`` of one thread). Methods may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from PIL import Image
 
 from boxmed_ray.actors import vllm_env
@@ -117,6 +118,7 @@ class RolloutActor:
         )
         return _group(prompt, asked.result())
 
+    @ray.method(concurrency_group="weights")
     def weight_phase(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Carry out one phase of a weight push (weight_fleet.py)."""
         kind = Phase(phase)

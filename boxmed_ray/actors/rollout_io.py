@@ -66,7 +66,7 @@ class EngineOptions:
         kv_cache_gb: memory of the key-value cache (on a GPU: of that GPU).
         threads: CPU threads.
         dtype: of the weights.
-        lora_rank: largest rank of adapters; 0 serves none. An engine with adapters takes no weight pushes.
+        lora_rank: largest rank of adapters; 0 serves none. An engine with adapters takes pushes of adapters only.
         gpus: 0 is the CPU backend.
         tensor_parallel: GPUs that share one engine.
         extra: further arguments of ``vllm.LLM``, which win.

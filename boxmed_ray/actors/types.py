@@ -6,6 +6,7 @@ What lives here: small frozen records, light enough to pickle by the thousand. W
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,14 @@ class Prompt:
     height: int
     targets: tuple[Box, ...] = ()
     target_text: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The id for logs and messages: words of a report, which are a patient's, are not in it."""
+        if not self.phrase or not self.id.endswith(self.phrase):
+            return self.id
+        short = hashlib.blake2b(self.phrase.encode(), digest_size=4).hexdigest()
+        return self.id.removesuffix(self.phrase) + short
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,8 +28,12 @@ from boxmed_ray.actors.rollout_io import (
 )
 from boxmed_ray.actors.vllm_inputs import EngineInputs
 from boxmed_ray.actors.vllm_start import start
+from boxmed_ray.actors.weight_backend import WORKER_ENGINE
 from boxmed_ray.actors.weight_fleet import Phase
 from boxmed_ray.model.policy import load_processor, vision_token_ids
+
+if TYPE_CHECKING:
+    from boxmed_ray.actors.weight_adapter import PushedAdapter
 
 _BEGUN = "a push was begun and not finished"
 
@@ -55,6 +59,7 @@ class RolloutEngine:
         self._llm = start(self._folder, self._options, self.banned_ids)
         self._inputs = EngineInputs(processor, self._llm.model_config, self._options.max_model_len)
         self._adapters: dict[str, Any] = {}
+        self._pushed: PushedAdapter | None = None
         self._requests = 0
         self._version = 0
         self._paused = False
@@ -91,7 +96,7 @@ class RolloutEngine:
             max_new_tokens: cap of a response.
             seed: of this call; by default sampling goes on from the engine's seed.
             greedy: the likeliest token at every step.
-            lora_path: PEFT adapter to apply.
+            lora_path: PEFT adapter to apply; by default the one that was pushed, if any was.
 
         Returns:
             Per prompt its responses, both in order.
@@ -107,7 +112,7 @@ class RolloutEngine:
         if not greedy and temperature <= 0:
             raise ValueError(f"temperature = {temperature}: must be above 0; use greedy=True")
         params = self._params(n, 0.0 if greedy else temperature, max_new_tokens)
-        adapter = None if lora_path is None else self._adapter(Path(lora_path))
+        adapter = self._pushed_adapter if lora_path is None else self._adapter(Path(lora_path))
         started = time.monotonic()
         inputs = [self._inputs.encode(index, prompt, max_new_tokens) for index, prompt in enumerate(prompts)]
         encoded = time.monotonic()
@@ -138,7 +143,8 @@ class RolloutEngine:
         """
         self._check_service()
         started = time.monotonic()
-        name = self._add(self._inputs.encode(0, prompt, max_new_tokens), self._params(n, temperature, max_new_tokens))
+        encoded = self._inputs.encode(0, prompt, max_new_tokens)
+        name = self._add(encoded, self._params(n, temperature, max_new_tokens), self._pushed_adapter)
         self.stats.encode_s += time.monotonic() - started
         return name
 
@@ -166,16 +172,20 @@ class RolloutEngine:
         """
         match Phase(phase):
             case Phase.CONNECT:
-                self._llm.init_weight_transfer_engine({"init_info": dict(payload)})
+                self._connect(dict(payload))
             case Phase.PAUSE:
                 self._paused = True
             case Phase.START:
                 self._incomplete = _BEGUN
-                self._llm.collective_rpc("abandon_weight_update")
-                self._llm.start_weight_update()
+                if self._pushed is None:
+                    self._llm.collective_rpc("abandon_weight_update")
+                    self._llm.start_weight_update()
             case Phase.UPDATE:
                 with self._explained():
-                    self._llm.update_weights({"update_info": dict(payload)})
+                    if self._pushed is None:
+                        self._llm.update_weights({"update_info": dict(payload)})
+                    else:
+                        self._pushed.receive(payload)
             case Phase.FINISH:
                 with self._explained():
                     self._finish(int(payload["version"]))
@@ -185,9 +195,15 @@ class RolloutEngine:
     def shutdown(self) -> None:
         """Give back the engine's memory. The engine is of no use afterwards."""
         self._incomplete = "it was shut down"
+        if self._pushed is not None:
+            self._pushed.close()
         self._llm.llm_engine.engine_core.shutdown()
 
     # Generation
+
+    @property
+    def _pushed_adapter(self) -> Any:
+        return None if self._pushed is None else self._pushed.request
 
     def _check_service(self) -> None:
         if self._incomplete is not None:
@@ -311,9 +327,25 @@ class RolloutEngine:
                 self._incomplete = f"a push failed: {error}"
             raise
 
+    def _connect(self, payload: dict[str, Any]) -> None:
+        engine = payload.pop("backend")
+        if engine != WORKER_ENGINE["lora"]:
+            self._pushed = None
+            self._llm.collective_rpc("use_weight_engine", args=(engine,))
+            self._llm.init_weight_transfer_engine({"init_info": payload})
+            return
+        if not self._options.lora_rank:
+            raise ValueError("an adapter is to be pushed, and this engine was started without LoRA (lora_rank = 0)")
+        from boxmed_ray.actors.weight_adapter import PushedAdapter
+
+        self._pushed = self._pushed or PushedAdapter()
+
     def _finish(self, version: int) -> None:
-        self._llm.finish_weight_update(str(version))
-        self._drop_caches()
+        if self._pushed is None:
+            self._llm.finish_weight_update(str(version))
+            self._drop_caches()
+        else:
+            self._pushed.swap_in(self._llm, version)
         self._version, self._incomplete = version, None
         self.stats.pushes += 1
 

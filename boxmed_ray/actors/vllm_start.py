@@ -15,6 +15,9 @@ from boxmed_ray.actors.rollout_io import EngineOptions
 _BLOCK = 32
 """Tokens of a key-value block on the CPU, its smallest: the prompts of a group share whole blocks only."""
 
+_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+"""Largest ranks that vLLM can be started for, up to the largest that the config takes."""
+
 
 def start(folder: Path, options: EngineOptions, banned_ids: list[int]) -> Any:
     """Start vLLM in this process; the environment must be prepared (vllm_env.py).
@@ -47,7 +50,8 @@ def start(folder: Path, options: EngineOptions, banned_ids: list[int]) -> Any:
         "worker_extension_cls": weight_engine.EXTENSION,
     }
     if options.lora_rank:
-        arguments |= {"enable_lora": True, "max_lora_rank": max(8, options.lora_rank), "max_loras": 1}
+        largest = min(rank for rank in _LORA_RANKS if rank >= options.lora_rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": largest, "max_loras": 1}
     if options.gpus:
         arguments |= {"tensor_parallel_size": options.tensor_parallel}
     else:

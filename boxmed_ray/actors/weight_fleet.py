@@ -51,16 +51,20 @@ class PushReport:
 
     Attributes:
         version: learner updates behind the weights.
-        nbytes: size of the file.
-        gather_s: seconds to gather the parameters and write the file.
+        backend: the way that the weights travelled.
+        nbytes: size of the weights.
+        gather_s: seconds until the learner's parameters were whole.
+        transport_s: seconds in which they were put where workers read them.
         phases_s: seconds of each phase, from the end of the one before on the slowest worker to its own end there.
         workers: names of the workers that have the version.
         failures: the others.
     """
 
     version: int
+    backend: str = ""
     nbytes: int = 0
     gather_s: float = 0.0
+    transport_s: float = 0.0
     phases_s: dict[str, float] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -68,7 +72,7 @@ class PushReport:
     @property
     def total_s(self) -> float:
         """Seconds from gathering to the last worker's resumption."""
-        return self.gather_s + sum(self.phases_s.values())
+        return self.gather_s + self.transport_s + sum(self.phases_s.values())
 
 
 class PushError(RuntimeError):
@@ -174,13 +178,17 @@ class WorkerFleet:
     Args:
         clients: the workers.
         timeout_s: of each phase, over all workers together.
+        engine: that receives on the workers (weight_backend.py).
+        together: a worker that falls out ends the push for all, as the others would wait for it in a collective.
     """
 
-    def __init__(self, clients: Sequence[WorkerClient], timeout_s: float) -> None:
+    def __init__(
+        self, clients: Sequence[WorkerClient], timeout_s: float, *, engine: str = "boxmed", together: bool = False
+    ) -> None:
         if timeout_s <= 0:
             raise ValueError(f"timeout_s = {timeout_s}: must be above 0 seconds")
         self.clients = list(clients)
-        self._timeout_s = timeout_s
+        self._timeout_s, self._engine, self._together = timeout_s, engine, together
         self.active: list[WorkerClient] = []
         """Workers that take part in the push under way."""
         self.report = PushReport(version=-1)
@@ -191,15 +199,19 @@ class WorkerFleet:
         self.report = PushReport(version=version)
         return self.report
 
+    def close(self) -> PushReport:
+        """Close the push, whoever fell out of it."""
+        self.report.workers = [client.name for client in self.active]
+        self.active = []
+        return self.report
+
     def end(self) -> PushReport:
         """Close the push.
 
         Raises:
             PushError: a worker fell out.
         """
-        self.report.workers = [client.name for client in self.active]
-        self.active = []
-        if self.report.failures:
+        if self.close().failures:
             raise PushError(self.report)
         return self.report
 
@@ -209,23 +221,34 @@ class WorkerFleet:
         All phases are handed over at once, and a worker, which does one thing at a time, begins each when it has ended
         the one before: nobody waits for the round trip or for a slower neighbour in between. What a worker that failed
         still does of the later phases is ignored; it stays out of service whatever it does.
+
+        Raises:
+            PushError: a worker fell out, where they take part together.
         """
         begun = {client: [_submit(client, *phase) for phase in phases] for client in self.active}
         for index, (phase, _) in enumerate(phases):
-            started = time.monotonic()
-            deadline = started + self._timeout_s
-            survivors: list[WorkerClient] = []
-            for client in self.active:
-                try:
-                    begun[client][index]().result(max(0.0, deadline - time.monotonic()))
-                    survivors.append(client)
-                except TimeoutError:
-                    self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
-                except Exception as error:
-                    # Whatever ended it: this worker is out, and the report says why.
-                    self._fail(client, phase, f"{type(error).__name__}: {_first_line(error)}")
-            self.active = survivors
-            self.report.phases_s[str(phase)] = time.monotonic() - started
+            self._await(phase, {client: pending[index] for client, pending in begun.items()})
+
+    def _await(self, phase: Phase, begun: Mapping[WorkerClient, Callable[[], Pending]]) -> None:
+        """Wait for the end of ``phase`` on the workers still taking part."""
+        started = time.monotonic()
+        deadline = started + self._timeout_s
+        survivors: list[WorkerClient] = []
+        for client in self.active:
+            try:
+                begun[client]().result(max(0.0, deadline - time.monotonic()))
+                survivors.append(client)
+            except TimeoutError:
+                self._fail(client, phase, f"no answer within {self._timeout_s:g} s")
+            except Exception as error:
+                # Whatever ended it: this worker is out, and the report says why.
+                self._fail(client, phase, _reason(error))
+        self.active = survivors
+        seconds = self.report.phases_s
+        seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - started
+        if self._together and self.report.failures:
+            self.active = []
+            self.end()
 
     def _fail(self, client: WorkerClient, phase: Phase, reason: str) -> None:
         self.report.failures.append(Failure(client.name, phase, reason))
@@ -233,20 +256,25 @@ class WorkerFleet:
     # vLLM's VLLMWeightSyncClient
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Handshake: tell every worker what will come."""
-        self.run((Phase.CONNECT, init_info))
+        """Handshake: tell every worker what will come. NCCL numbers processes, and gives the first worker's number."""
+        first = init_info.get("rank_offset")
+        begun = {}
+        for index, client in enumerate(self.active):
+            number = {} if first is None else {"rank_offset": first + index}
+            begun[client] = _submit(client, Phase.CONNECT, {"backend": self._engine, **init_info, **number})
+        self._await(Phase.CONNECT, begun)
 
     def start_weight_update(self) -> None:
         """Make ready to receive."""
-        self.run((Phase.START, {}))
+        self.run((Phase.PAUSE, {}), (Phase.START, {}))
 
     def update_weights(self, update_info: Any) -> None:
-        """Load the file that ``update_info`` names."""
+        """Load what ``update_info`` says."""
         self.run((Phase.UPDATE, update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put the loaded weights into use."""
-        self.run((Phase.FINISH, {"version": None if weight_version is None else int(weight_version)}))
+        """Put the loaded weights into use, as the version that the push began with."""
+        self.run((Phase.FINISH, {"version": self.report.version}), (Phase.RESUME, {}))
 
 
 def _submit(client: WorkerClient, phase: Phase, payload: Payload) -> Callable[[], Pending]:
@@ -263,8 +291,7 @@ def _submit(client: WorkerClient, phase: Phase, payload: Payload) -> Callable[[]
     return lambda: pending
 
 
-def _first_line(error: BaseException) -> str:
-    # Ray wraps a worker's error; its own message is what a user needs.
+def _reason(error: BaseException) -> str:
+    # Ray wraps a worker's error; its own type and message are what a user needs.
     cause = getattr(error, "cause", None) or error
-    text = str(cause).strip()
-    return text.splitlines()[0] if text else repr(cause)
+    return f"{type(cause).__name__}: {(str(cause).strip() or repr(cause)).splitlines()[0]}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from boxmed_ray.doctor import Check, examine
 
 
-def doctor(*, as_json: bool, quick: bool, runs_dir: Path | None) -> int:
+def doctor(*, as_json: bool, quick: bool, runs_dir: str | None) -> int:
     """Print the report; 1 if something needed is missing, else 0."""
-    checks = examine(runs_dir or Path("runs"), imports=not quick)
+    checks = examine(runs_dir or "runs", imports=not quick)
     healthy = all(check.state != "fail" for check in checks)
     if as_json:
         print(json.dumps({"healthy": healthy, "checks": [check.as_dict() for check in checks]}, indent=2))

@@ -6,15 +6,21 @@ heavy is imported. What does not: the stages (pipeline.py).
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from boxmed_ray.config import ConfigError, RunConfig, load_config
+from boxmed_ray.config import ConfigError, RunConfig, is_uri, load_config, parse_config
 from boxmed_ray.data.study import DataError
 from boxmed_ray.interrupt import Interrupt, interruptible
+
+_CONFIG = "config.yaml"
+_MAY_CHANGE = ("resources", "work_dir")
+"""What a resumed run may be told anew: where it runs and with how many, never what it does."""
 
 
 def train(
@@ -24,40 +30,46 @@ def train(
     name: str | None,
     seed: int | None,
     resume: str | None,
-    runs_dir: Path | None,
+    runs_dir: str | None,
     again: bool,
 ) -> int:
     """Run or go on with a run; returns the exit code (0, or 128 + signal after an interrupt).
 
     Raises:
-        ConfigError: options that contradict each other, a wrong key or value, a run that exists, or a
-            run to resume that does not.
+        ConfigError: options that contradict each other, a wrong key or value, a run that exists, a run to
+            resume that does not, or a URI that cannot be used.
     """
     if resume is not None:
-        if recipe is not None or overrides or name is not None or seed is not None or again:
+        fixed = [override for override in overrides if re.split(r"[.=]", override)[0] not in _MAY_CHANGE]
+        if recipe is not None or fixed or name is not None or seed is not None or again:
             raise ConfigError(
-                f"--resume {resume} goes on with the run as it was configured; "
-                "leave out --recipe, --set, --name, --seed and --again"
+                f"--resume {resume} goes on with the run as it was configured; leave out --recipe, --name, --seed, "
+                f"--again, and --set of anything but {' and '.join(_MAY_CHANGE)}"
             )
-        return _run(_existing(resume, runs_dir or Path("runs")), resume=True)
+        return _run(_existing(resume, runs_dir or "runs", overrides), resume=True)
     if recipe is None:
         raise ConfigError("nothing to train: give --recipe NAME_OR_FILE, or --resume NAME")
     config = load_config(recipe, _as_overrides(overrides, name, seed, runs_dir))
-    if not config.folder.exists():
+    if not _exists(config):
         return _run(config, resume=False)
     if not again:
         raise ConfigError(
-            f"run {config.name!r} exists in {config.folder}; "
+            f"run {config.name!r} exists in {_where(config)}; "
             f"choose another name (--name NAME), or go on with it (--resume {config.name})"
         )
-    if _unfinished(config.folder):
+    if _unfinished(config):
         print(f"run {config.name!r} is unfinished: going on with it (--name NAME starts another)", file=sys.stderr)
         return _run(_existing(config.name, config.runs_dir), resume=True)
+    if is_uri(config.runs_dir):
+        raise ConfigError(
+            f"run {config.name!r} is finished in {_where(config)}, and what is there is not moved aside; "
+            "choose another name (--name NAME)"
+        )
     print(f"run {config.name!r} exists: kept as {_move_aside(config.folder)}", file=sys.stderr)
     return _run(config, resume=False)
 
 
-def _as_overrides(overrides: Sequence[str], name: str | None, seed: int | None, runs_dir: Path | None) -> list[str]:
+def _as_overrides(overrides: Sequence[str], name: str | None, seed: int | None, runs_dir: str | None) -> list[str]:
     """The named options are overrides like any other, and win over --set."""
     named = {"name": name, "seed": seed, "runs_dir": runs_dir}
     return [*overrides, *(f"{key}={_quoted(value)}" for key, value in named.items() if value is not None)]
@@ -68,20 +80,56 @@ def _quoted(value: object) -> str:
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
 
 
-def _existing(name: str, runs_dir: Path) -> RunConfig:
-    path = runs_dir / name / "config.yaml"
-    if not path.is_file():
-        there = sorted(entry.parent.name for entry in runs_dir.glob("*/config.yaml"))
+def _existing(name: str, runs_dir: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a run that is there, at the place and under the name where it was found: it may have been moved."""
+    text, others = _remote_config(name, runs_dir) if is_uri(runs_dir) else _local_config(name, Path(runs_dir))
+    where = f"{runs_dir.rstrip('/')}/{name}/{_CONFIG}"
+    if text is None:
         raise ConfigError(
-            f"run {name!r} cannot be resumed: {path} is missing; runs there: {', '.join(there) or 'none'} "
+            f"run {name!r} cannot be resumed: {where} is missing; runs there: {', '.join(others) or 'none'} "
             "(--runs-dir DIR looks elsewhere)"
         )
-    # The folder may have been moved or renamed since: where it was found is where it goes on.
-    return load_config(str(path), _as_overrides((), name, None, runs_dir))
+    return parse_config(text, where, _as_overrides(overrides, name, None, runs_dir))
 
 
-def _unfinished(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and not (folder / "summary.json").is_file()
+def _local_config(name: str, runs_dir: Path) -> tuple[str | None, list[str]]:
+    """Text of a run's config, or None and the names of the runs that are there."""
+    path = runs_dir / name / _CONFIG
+    if path.is_file():
+        return path.read_text(), []
+    return None, sorted(entry.parent.name for entry in runs_dir.glob(f"*/{_CONFIG}"))
+
+
+def _remote_config(name: str, runs_dir: str) -> tuple[str | None, list[str]]:
+    from boxmed_ray.remote import open_folder, refusing
+
+    folder = open_folder(runs_dir)
+    with refusing(folder):
+        content = folder.folder(name).read(_CONFIG)
+        return (None, folder.names()) if content is None else (content.decode(), [])
+
+
+def _exists(config: RunConfig) -> bool:
+    return _holds(config, _CONFIG) if is_uri(config.runs_dir) else config.folder.exists()
+
+
+def _unfinished(config: RunConfig) -> bool:
+    return _holds(config, _CONFIG) and not _holds(config, "summary.json")
+
+
+def _holds(config: RunConfig, name: str) -> bool:
+    """Whether the run has a file of that name, at the place where ``runs_dir`` says."""
+    if not is_uri(config.runs_dir):
+        return (config.folder / name).is_file()
+    from boxmed_ray.remote import open_folder, refusing
+
+    folder = open_folder(config.runs_dir).folder(config.name)
+    with refusing(folder):
+        return folder.read(name) is not None
+
+
+def _where(config: RunConfig) -> str:
+    return f"{config.runs_dir.rstrip('/')}/{config.name}" if is_uri(config.runs_dir) else str(config.folder)
 
 
 def _move_aside(folder: Path) -> Path:
@@ -110,7 +158,7 @@ def _run(config: RunConfig, resume: bool) -> int:
     except KeyboardInterrupt:
         print(
             f"stopped; go on with: boxmed train --resume {config.name}"
-            + ("" if config.runs_dir == Path("runs") else f" --runs-dir {config.runs_dir}"),
+            + ("" if config.runs_dir == "runs" else f" --runs-dir {shlex.quote(config.runs_dir)}"),
             file=sys.stderr,
         )
         return interrupt.exit_code

@@ -24,16 +24,18 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from boxmed_ray.checkpoint import Checkpoint, CheckpointStore, restore_rng, rng_state
+from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.model.engine import Engine
+from boxmed_ray.model.generators import restore_rng, rng_state
 from boxmed_ray.model.merged import merged_tensors
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 _FILE: Final = "engine.safetensors"
+_PARAM: Final = "param/"
 
 
 def whole(parameters: list[nn.Parameter], modifier_rank: int | None = None) -> AbstractContextManager[Any]:
@@ -76,34 +78,50 @@ def full_state_dict(module: nn.Module, rank: int, *, merged: bool = False) -> di
     return copies
 
 
-def write_checkpoint(engine: Engine, store: CheckpointStore, step: int, state: dict[str, Any]) -> None:
-    """Checkpoint the engine and every rank's random generators with ``state``; rank 0 writes."""
+def write_checkpoint(
+    engine: Engine, store: CheckpointStore, step: int, state: dict[str, Any], score: float | None = None
+) -> None:
+    """Checkpoint the engine and every rank's random generators with ``state``; rank 0 writes.
+
+    Raises:
+        CheckpointError: (on rank 0) it cannot be written; the other ranks wait until they are ended.
+    """
     generators: list[dict[str, torch.Tensor] | None] = [None] * engine.world_size
     dist.all_gather_object(generators, rng_state())
     tensors = _gather(engine)
     if engine.rank == 0:
         for rank, generator in enumerate(generators):
             tensors |= {f"rng/{rank}/{key}": value.contiguous() for key, value in (generator or {}).items()}
-        store.save(step, state, lambda folder: save_file(tensors, folder / _FILE))
+        store.save(step, state, lambda folder: _write(tensors, folder / _FILE), score)
     dist.barrier()
 
 
-def resume(engine: Engine, store: CheckpointStore) -> Checkpoint | None:
-    """Bring the engine to the newest whole checkpoint; None where there is none.
+def load_checkpoint(engine: Engine, folder: Path) -> None:
+    """Bring the engine and this rank's random generators to a checkpoint that is whole (checkpoint.py).
 
-    A rank that had no part in writing it (more ranks than then) keeps its own random generators.
+    A rank that had no part in writing it (more ranks than then) keeps its own generators; those of ranks that are
+    no more go unused.
 
     Raises:
-        CheckpointError: there are checkpoints, and all are damaged.
         KeyError: the checkpoint is of another model, or other parts of it were trained.
     """
-    found = store.latest()
-    if found is None:
-        return None
-    generator = _put_back(engine, found.folder)
+    generator = _put_back(engine, folder)
     if generator:
         restore_rng(generator)
-    return found
+
+
+def stored_parameters(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained parameters in a checkpoint, in float32, by their name in the engine's module."""
+    with safe_open(folder / _FILE, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_PARAM)]  # noqa: SIM118 (not a dict)
+        return {name.removeprefix(_PARAM): file.get_tensor(name) for name in names}
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how it tells that the disk is full
+        raise OSError(str(error)) from error
 
 
 def _gather(engine: Engine) -> dict[str, torch.Tensor]:

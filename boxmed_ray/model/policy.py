@@ -106,6 +106,19 @@ def add_lora(
     return adapted
 
 
+def adapter_config(adapted: PeftModel) -> dict[str, Any]:
+    """What PEFT writes beside an adapter's tensors, as far as they are to be applied: JSON."""
+    lora: Any = adapted.peft_config["default"]
+    return {
+        "peft_type": "LORA",
+        "task_type": str(lora.task_type),
+        "r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "target_modules": sorted(lora.target_modules),
+        "bias": "none",
+    }
+
+
 def recompute_layers(model: PreTrainedModel) -> None:
     """Gradient checkpointing (arXiv 1604.06174) of every layer of vision tower and language model.
 

@@ -99,5 +99,5 @@ def _unless_lost(prompt: Prompt, future: Future[T]) -> T | None:
     try:
         return future.result()
     except LostError as error:
-        log.error("prompt %s given up: %s", prompt.id, error)
+        log.error("prompt %s given up: %s", prompt.name, error)
         return None

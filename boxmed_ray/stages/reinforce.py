@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.pool import Pool
 from boxmed_ray.actors.pool_worker import RayWorker, Worker
 from boxmed_ray.actors.types import Prompt
-from boxmed_ray.actors.weight_push import WeightPush
+from boxmed_ray.actors.weight_push import PushError, WeightPush
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.events import EventWriter
@@ -29,6 +30,8 @@ from boxmed_ray.interrupt import finish_first
 from boxmed_ray.stages.ahead import Ahead
 from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Drawn, Prompts
+from boxmed_ray.stages.reward_trend import RewardTrend
+from boxmed_ray.stages.rollouts import handles
 from boxmed_ray.stages.sampler import Sampler
 from boxmed_ray.stages.update_metrics import staleness, update_metrics
 from boxmed_ray.stages.watch import BadSteps, DivergedError
@@ -67,7 +70,8 @@ class Reinforcement:
 
     def start(self) -> None:
         """Bring all rollout workers, and those that will join, to the learner's weights."""
-        self._versions = deque([self.weights.publish().version], maxlen=self.config.svr.max_staleness + 1)
+        self._versions = deque(maxlen=self.config.svr.max_staleness + 1)
+        self._publish()
         self.rollouts.refresh(self._prepare).result()
 
     def step(self, index: int, ahead: Ahead) -> Update:
@@ -99,10 +103,19 @@ class Reinforcement:
         return Update(metrics, not skipped, learned.get("bad_samples", ()))
 
     def _push(self, *, wait: bool) -> None:
-        self._versions.append(self.weights.publish().version)
+        self._publish()
         refreshed = self.rollouts.refresh()
         if wait:
             refreshed.result()
+
+    def _publish(self) -> None:
+        publication = self.weights.publish()
+        self._versions.append(publication.version)
+        if publication.collective:
+            # The learner sends by itself, and learns next: all workers at once, now. One that fails is prepared, and
+            # if it fails again replaced, by the pool.
+            with suppress(PushError):
+                self.weights.deliver(list(handles(self.rollouts).items()))
 
     def _staleness(self, drawn: Drawn) -> dict[str, float]:
         measured = staleness(drawn.kept, self._versions[-1])
@@ -136,7 +149,7 @@ def reinforce(
         checkpoints: store that they go to.
         writer: of metrics.jsonl.
         state: of the checkpoint that ``start`` comes from: how many prompts were drawn, so that a resume skips
-            and repeats none, and how many updates in a row were not finite.
+            and repeats none, how many updates in a row were not finite, and the last rewards.
 
     Raises:
         KeyboardInterrupt: interrupted; a checkpoint of the last whole update is on disk.
@@ -144,14 +157,17 @@ def reinforce(
     """
     svr = loop.config.svr
     # A checkpoint that names no position is of a time when every update drew as many.
-    saved = {"prompts_drawn": start * svr.prompts_per_step, "bad_updates": 0} | dict(state or {})
+    saved: dict[str, Any] = {"prompts_drawn": start * svr.prompts_per_step, "bad_updates": 0, "rewards": []}
+    saved |= state or {}
     source = Prompts(prompts, saved)
     bad = BadSteps(svr.max_bad_updates, "svr.max_bad_updates", saved["bad_updates"])
+    trend = RewardTrend(svr.reward_window, saved["rewards"])
     sampler = Sampler(loop.config, loop.rollouts, loop.rewards, loop.events)
     done = start
 
     def save() -> None:
-        loop.learner.save_checkpoint(checkpoints, done, source.state | {"bad_updates": bad.count})
+        driver = source.state | {"bad_updates": bad.count, "rewards": trend.rewards}
+        loop.learner.save_checkpoint(checkpoints, done, driver, trend.mean)
 
     with (
         Progress(STAGE, svr.steps, start=start) as progress,
@@ -164,11 +180,13 @@ def reinforce(
                     source.learned(index)
                     done, metrics = index + 1, update.metrics
                     bad.add(taken=update.finite, prompts=update.bad_prompts)
+                    if "reward" in metrics:  # not where every prompt of the update was given up
+                        metrics["reward_smoothed"] = trend.add(metrics["reward"])
                     writer.write(STAGE, done, metrics, weight_version=int(metrics["weight_version"]))
                     progress.update(done, metrics)
                 if bad.too_many:
                     raise DivergedError(bad.message(STAGE, CheckpointStore(checkpoints).newest()))
-                if done % svr.checkpoint_every == 0 and done < svr.steps:
+                if done % svr.checkpoint_every == 0 or done == svr.steps:
                     save()
         except KeyboardInterrupt:
             save()

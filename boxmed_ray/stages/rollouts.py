@@ -37,7 +37,7 @@ def rollout_pool(
         backbone: the model folder that a worker starts from, asked anew for each.
         images: where workers find resized images.
         events: told of workers that come and go.
-        lora_rank: above 0 the workers serve adapters, and take no weight pushes.
+        lora_rank: above 0 the workers serve adapters up to it, and take pushes of adapters only.
     """
     resources = config.resources
     options = EngineOptions(
@@ -78,6 +78,11 @@ def rollout_pool(
         pace=pace(resources.scaling),
         on_event=events.pool,
     )
+
+
+def handles(pool: Pool) -> dict[str, Any]:
+    """Actor handles of the workers, by name."""
+    return {name: worker.handle for name, worker in pool.workers.items() if isinstance(worker, RayWorker)}
 
 
 def limits(config: PoolConfig) -> Limits:

@@ -56,7 +56,7 @@ class Sampler:
             with clock.phase("score"):
                 scored = self._score([group for group in answers if group is not None])
             done = {one.group.prompt.id for one in scored}
-            lost.extend(prompt.id for prompt in asked if prompt.id not in done)
+            lost.extend(prompt.name for prompt in asked if prompt.id not in done)
             return scored
 
         drawn = draw(sample, first, partial(prompts.take, index), self._config.svr)

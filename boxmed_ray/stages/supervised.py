@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from boxmed_ray.checkpoint import CheckpointError, CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.data.examples import Example
 from boxmed_ray.stages.train_loop import CHECKPOINTS, DIVERGED, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
@@ -66,7 +67,7 @@ def train_supervised(
     Raises:
         StageError: a worker failed.
         DivergedError: ``max_bad_steps`` in a row had a loss or gradient that is not finite.
-        CheckpointError: (from the worker, as StageError) no checkpoint to resume from is whole.
+        CheckpointError: no checkpoint to resume from is whole, or one cannot be written.
         KeyboardInterrupt: interrupted; a checkpoint of the last step done is on disk.
     """
     if not examples:
@@ -84,7 +85,9 @@ def train_supervised(
     for old in (STOP, DIVERGED):
         (out_folder / old).unlink(missing_ok=True)
     rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
-    fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows))
+    # Chosen and checked here, once: what the driver logs, the user sees.
+    found = CheckpointStore(out_folder / CHECKPOINTS).latest()
+    fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows, found))
     _follow(fit, out_folder, on_progress)
     shutil.rmtree(out_folder / _RAY, ignore_errors=True)
     if (out_folder / DIVERGED).is_file():
@@ -113,7 +116,7 @@ def _follow(fit: _Fit, out_folder: Path, on_progress: Callable[[dict[str, Any]],
         raise
     progress.tell()
     if fit.error is not None:
-        raise StageError(f"stage {fit.job.kind} failed in a worker:\n{_worker_traceback(fit.error)}") from fit.error
+        raise _own_error(fit.job.kind, fit.error) from fit.error
 
 
 class _Fit(threading.Thread):
@@ -198,6 +201,15 @@ class _Tail:
 def _result(out_folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((out_folder / RESULT).read_text())
     return result
+
+
+def _own_error(kind: Kind, error: BaseException) -> Exception:
+    """A checkpoint that cannot be written is told in its own words, anything else with the worker's traceback."""
+    for failure in (getattr(error, "worker_failures", None) or {}).values():
+        own = getattr(failure, "_base_exc", failure)
+        if isinstance(own, CheckpointError):
+            return CheckpointError(f"stage {kind}: {own}")
+    return StageError(f"stage {kind} failed in a worker:\n{_worker_traceback(error)}")
 
 
 def _worker_traceback(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.config import RunConfig
 from boxmed_ray.events import EventWriter
 from boxmed_ray.stages.reinforce import STAGE, Reinforcement, reinforce
-from boxmed_ray.stages.rollouts import limits, pace
+from boxmed_ray.stages.rollouts import handles, limits, pace
 from boxmed_ray.tracking import MetricsWriter
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run_svr(
         LearnerError: learners are lost again and again without getting to another checkpoint.
     """
     learner, rewards = LearnerGroup(config, backbone), reward_pool(config, events)
-    push = WeightPush(learner, config.resources.phase_timeout_s)
+    push = WeightPush(learner, config.resources.phase_timeout_s, lambda: handles(rollouts))
     loop = Reinforcement(config, rollouts, rewards, learner, push, events)
     checkpoints, lost, last = out / "checkpoints", 0, -1
     try:
@@ -77,9 +77,9 @@ def run_svr(
                 lost += 1
                 if lost == _RESTARTS:
                     raise
-                log.exception("the learner was lost")
+                log.warning("the learner was lost: %s", error)
                 events.write("learner", message=f"lost; starting it afresh: {str(error).splitlines()[0]}")
-                push.reset()
+                push.shutdown()
                 learner.start()
         learner.save_model(out / "model")
     finally:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from boxmed_ray.checkpoint import CheckpointStore
+from boxmed_ray.checkpoint import Checkpoint, CheckpointStore
 from boxmed_ray.config import AdapterConfig, MCLConfig, RunConfig
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.dealing import deal
@@ -55,6 +55,7 @@ class Job:
     Attributes:
         kind: "mcl" trains what ``config.mcl.train`` says; "adapter" freezes the backbone and trains LoRA.
         out_folder: gets ``model`` or ``adapter``, ``checkpoints`` and the progress file.
+        checkpoint: to go on from, whole; None starts at step 0.
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Job:
     model_folder: Path
     out_folder: Path
     rows: list[Row]
+    checkpoint: Checkpoint | None = None
 
     @property
     def settings(self) -> MCLConfig | AdapterConfig:
@@ -124,7 +126,7 @@ class Worker:
         self.processor = policy.load_processor(job.model_folder)
         self.engine = Engine(ResponsePolicy(backbone), job.settings, job.settings.steps, bfloat16=bfloat16)
         self.encoder = GroupEncoder(self.processor, job.config.data.image_size)
-        self.store = CheckpointStore(job.out_folder / CHECKPOINTS)
+        self.store = CheckpointStore(job.out_folder / CHECKPOINTS, job.settings.keep_checkpoints)
         self.frozen = self._backbone_digest() if job.kind == "adapter" else None
         self.bad = BadSteps(job.settings.max_bad_steps, f"{job.kind}.max_bad_steps")
         self.step = self._resume()
@@ -209,11 +211,12 @@ class Worker:
             file.write(json.dumps(line) + "\n")
 
     def _resume(self) -> int:
-        from boxmed_ray.model.engine_state import resume
+        from boxmed_ray.model.engine_state import load_checkpoint
 
-        found = resume(self.engine, self.store)
+        found = self.job.checkpoint
         if found is None:
             return 0
+        load_checkpoint(self.engine, found.folder)
         self.bad.count = found.state.get("bad_steps", 0)
         return found.step
 

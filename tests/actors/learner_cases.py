@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from boxmed_ray.actors.learner import LearnerRank
 from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
+from boxmed_ray.checkpoint import Checkpoint, CheckpointStore
 from boxmed_ray.config import DataConfig, ModelConfig, ResourcesConfig, RunConfig, SVRConfig
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.tiny import build_tiny
@@ -66,6 +68,14 @@ def _rollout(rng: np.random.Generator) -> Rollout:
     length = int(rng.integers(1, 12))
     ids = rng.integers(20, 250, length).astype(np.int64)
     return Rollout(ids, rng.uniform(-6, -5, length).astype(np.float32), "stop", 0, "")
+
+
+def resume(rank: LearnerRank, folder: Path) -> Checkpoint:
+    """Bring the rank to the newest checkpoint of a store, as the driver does."""
+    found = CheckpointStore(folder).latest()
+    assert found is not None
+    rank.load_checkpoint(found.folder)
+    return found
 
 
 def lengths(groups: Sequence[ScoredGroup]) -> list[int]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
 from boxmed_ray.actors.learner import LearnerRank
 from boxmed_ray.model.engine_state import full_state_dict
-from tests.actors.learner_cases import config, scored_groups
+from tests.actors.learner_cases import config, resume, scored_groups
 
 STAGES = (0, 1, 2, 3)
 SHARDED = (1, 2, 3)
@@ -26,6 +26,8 @@ CHOICES = {
 }  # fmt: skip
 """What the stages are not trained with: what depends on the whole batch, and more than one epoch of it."""
 SAVED_AFTER = 2
+BY_ONE_THEN_TWO = (2, 3)
+"""Stages in which two ranks also go on with a checkpoint of one."""
 MICRO_TOKENS = 110
 """Two groups a micro-batch, or so."""
 LR = 5e-4
@@ -69,16 +71,26 @@ def run_two(rank: int, folder: Path, port: int) -> None:
     for stage in STAGES:
         made = learner(folder, rank, 2, port, zero_stage=stage)
         learn(made, folder, range(SAVED_AFTER))
+        torch.manual_seed(rank)
         made.save_checkpoint(folder / f"checkpoints-{stage}", SAVED_AFTER, {"position": SAVED_AFTER})
+        drawn = torch.rand(3)
         learn(made, folder, range(SAVED_AFTER, UPDATES))
         state = full_state_dict(made._engine.module, rank)
         if rank == 0:
             save_file(state, folder / f"two-ranks-{stage}.safetensors")
-        assert made.load_checkpoint(folder / f"checkpoints-{stage}") is not None
+        resume(made, folder / f"checkpoints-{stage}")
+        assert torch.equal(torch.rand(3), drawn)  # every rank has its own generator back
         learn(made, folder, range(SAVED_AFTER, UPDATES))
         again = full_state_dict(made._engine.module, rank)
         if rank == 0:
             save_file(again, folder / f"resumed-{stage}.safetensors")
+    for stage in BY_ONE_THEN_TWO:
+        made = learner(folder, rank, 2, port, zero_stage=stage)
+        resume(made, folder / f"checkpoints-of-one-{stage}")
+        learn(made, folder, range(SAVED_AFTER, UPDATES))
+        state = full_state_dict(made._engine.module, rank)
+        if rank == 0:
+            save_file(state, folder / f"one-then-two-{stage}.safetensors")
     metrics = learn(learner(folder, rank, 2, port, **CHOICES), folder, range(UPDATES))
     if rank == 0:
         (folder / "choices.json").write_text(json.dumps(metrics))

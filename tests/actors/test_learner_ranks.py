@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from boxmed_ray.model.engine_state import full_state_dict
 from tests import one_rank
 from tests.actors import rank_program
-from tests.actors.learner_cases import config, model_folder
+from tests.actors.learner_cases import config, model_folder, resume
 
 State = dict[str, torch.Tensor]
 
@@ -38,6 +38,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def trained(cases: Path) -> Path:
     """The folder after two processes have trained every stage (see rank_program)."""
+    for stage in rank_program.BY_ONE_THEN_TWO:
+        alone = rank_program.learner(cases, 0, 1, 1, zero_stage=stage)
+        rank_program.learn(alone, cases, range(rank_program.SAVED_AFTER))
+        alone.save_checkpoint(cases / f"checkpoints-of-one-{stage}", rank_program.SAVED_AFTER, {})
     _start(rank_program.run_two, cases, 2)
     return cases
 
@@ -119,9 +123,13 @@ def test_two_ranks_resume_bit_for_bit(trained: Path, stage: int) -> None:
 @pytest.mark.parametrize("stage", rank_program.STAGES)
 def test_a_checkpoint_of_two_ranks_is_gone_on_with_by_one(trained: Path, stage: int) -> None:
     alone = rank_program.learner(trained, 0, 1, 1, zero_stage=stage)
-    found = alone.load_checkpoint(trained / f"checkpoints-{stage}")
-    assert found is not None
-    assert found[0] == rank_program.SAVED_AFTER
+    assert resume(alone, trained / f"checkpoints-{stage}").step == rank_program.SAVED_AFTER
     rank_program.learn(alone, trained, range(rank_program.SAVED_AFTER, rank_program.UPDATES))
     two = load_file(trained / f"two-ranks-{stage}.safetensors")
     assert _difference(full_state_dict(alone._engine.module, 0), two) <= 1e-5
+
+
+@pytest.mark.parametrize("stage", rank_program.BY_ONE_THEN_TWO)
+def test_a_checkpoint_of_one_rank_is_gone_on_with_by_two(trained: Path, alone: Callable, stage: int) -> None:
+    state, _ = alone(stage)
+    assert _difference(state, load_file(trained / f"one-then-two-{stage}.safetensors")) <= 1e-5

@@ -20,7 +20,7 @@ from boxmed_ray.model.reference import DisabledAdapter, FrozenCopy
 from boxmed_ray.model.trainable import select_trainable
 from tests import one_rank
 from tests.actors import rank_program, trainable_program
-from tests.actors.learner_cases import config, model_folder
+from tests.actors.learner_cases import config, model_folder, resume
 from tests.actors.trainable_program import LORA_ALONE, LORA_AND_PROJECTOR
 
 
@@ -89,7 +89,7 @@ def test_a_reference_that_waits_on_the_cpu_gives_the_same_numbers(folder: Path) 
 def test_what_is_pushed_and_saved_is_the_merged_model_under_its_own_names(
     folder: Path, tmp_path: Path, zero_stage: int, train: TrainableConfig
 ) -> None:
-    from boxmed_ray.actors.weights import ModuleWeights
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     rank = learner(folder, zero_stage=zero_stage, train=train)
     learn(rank, folder, 0, 1)
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_what_trains_goes_on_exactly(
     first.save_checkpoint(tmp_path / "c", 1, {})
     learn(first, folder, 1, 2)
     second = learner(folder, zero_stage=resumed, train=train)
-    second.load_checkpoint(tmp_path / "c")
+    resume(second, tmp_path / "c")
     learn(second, folder, 1, 2)
     one, two = (full_state_dict(rank._engine.module, 0) for rank in (first, second))
     tolerance = 0.0 if saved == resumed else 1e-5
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_other_trained_parts_or_another_rank_is_refused(
 ) -> None:
     learner(folder, zero_stage=zero_stage, train=other).save_checkpoint(tmp_path / "c", 1, {})
     with pytest.raises(KeyError, match=r"trained other parts.*train settings"):
-        learner(folder, zero_stage=zero_stage).load_checkpoint(tmp_path / "c")
+        resume(learner(folder, zero_stage=zero_stage), tmp_path / "c")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def two_ranks(folder: Path) -> Path:
 def test_two_ranks_learn_push_save_and_resume_lora_as_one_does(two_ranks: Path, stage: int) -> None:
     alone = learner(two_ranks, zero_stage=stage, kl_beta=0.1, lr=trainable_program.LR)
     start = full_state_dict(alone._engine.module, 0, merged=True)
-    alone.load_checkpoint(two_ranks / f"checkpoints-{stage}")
+    resume(alone, two_ranks / f"checkpoints-{stage}")
     learn(alone, two_ranks, *range(trainable_program.SAVED_AFTER, trainable_program.UPDATES))
     expected = full_state_dict(alone._engine.module, 0, merged=True)
     pushed = load_file(two_ranks / f"pushed-{stage}.safetensors")

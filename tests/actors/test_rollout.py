@@ -17,6 +17,7 @@ from boxmed_ray.actors.weight_fleet import LocalClient
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.policy import add_lora
 from tests.actors.conftest import IMAGE_SIZE, Served, random_image
+from tests.actors.pushing import through_shm
 
 pytestmark = pytest.mark.vllm
 IMAGE = random_image(3)
@@ -25,11 +26,11 @@ IMAGE = random_image(3)
 @pytest.fixture
 def with_head(untied: Served) -> Iterator[Callable[[dict[int, torch.Tensor]], Served]]:
     """Replace rows of the output head, in learner and engine; they are put back afterwards."""
-    from boxmed_ray.actors.weights import ModuleWeights, connect
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     head = untied.learner.lm_head.weight
     saved = head.detach().clone()
-    push = connect(ModuleWeights(untied.learner), [LocalClient(untied.engine)], timeout_s=60)
+    push = through_shm(ModuleWeights(untied.learner), [LocalClient(untied.engine)])
 
     def edit(rows: dict[int, torch.Tensor]) -> Served:
         with torch.no_grad():
@@ -213,12 +214,12 @@ def test_adapters_are_applied_and_a_rewritten_one_replaces_the_old(adapted: Serv
     assert_same(None)
 
 
-def test_an_engine_with_adapters_takes_no_pushes(adapted: Served) -> None:
+def test_an_engine_with_adapters_takes_no_whole_weights(adapted: Served) -> None:
     from boxmed_ray.actors.weight_fleet import PushError
-    from boxmed_ray.actors.weights import ModuleWeights, connect
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
-    with pytest.raises(PushError, match="an engine with LoRA takes no weight pushes"):
-        connect(ModuleWeights(adapted.learner), [LocalClient(adapted.engine)], timeout_s=60)
+    with pytest.raises(PushError, match="an engine with LoRA takes no whole weights"):
+        through_shm(ModuleWeights(adapted.learner), [LocalClient(adapted.engine)])
 
 
 def test_memory_of_images_is_bounded(tied: Served, monkeypatch: pytest.MonkeyPatch) -> None:

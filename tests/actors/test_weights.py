@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from boxmed_ray.actors.rollout_io import EnginePrompt, OutOfServiceError
 from boxmed_ray.actors.weight_fleet import LocalClient, Phase, PushError
-from tests.actors.conftest import Served, random_image
+from tests.actors.conftest import Served
+from tests.actors.pushing import TEXT_ONLY, Pusher, assert_same_policy, through_shm
 
 pytestmark = pytest.mark.vllm
-IMAGES = [random_image(seed) for seed in (11, 12)]
-TEXT_ONLY = "<|im_start|>user\nnodule<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(params=["tied", "untied"])
@@ -25,34 +23,10 @@ def served(request: pytest.FixtureRequest) -> Served:
     return request.getfixturevalue(request.param)
 
 
-def pusher(served: Served, directory: Path | None = None, *clients: Any, **options: Any) -> Any:
-    from boxmed_ray.actors.weights import SHARED_MEMORY, ModuleWeights, connect
+def pusher(served: Served, directory: Path | None = None, *clients: Any, **options: Any) -> Pusher:
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
-    return connect(
-        ModuleWeights(served.learner), clients or (LocalClient(served.engine),), timeout_s=options.pop("timeout_s", 60),
-        directory=directory or SHARED_MEMORY, **options,
-    )  # fmt: skip
-
-
-def questions(served: Served) -> Iterator[EnginePrompt]:
-    for image in IMAGES:
-        yield EnginePrompt(served.text(), image)
-    yield EnginePrompt(TEXT_ONLY)
-
-
-def assert_same_policy(served: Served, tokens: int = 12) -> None:
-    prompts = list(questions(served))
-    for prompt, (output,) in zip(
-        prompts, served.engine.generate(prompts, greedy=True, max_new_tokens=tokens), strict=True
-    ):
-        assert output.token_ids == served.learner_greedy(prompt.text, prompt.image, tokens)
-        expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids)
-        assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)
-    sampled = served.engine.generate(prompts, n=3, temperature=0.7, max_new_tokens=tokens, seed=5)
-    for prompt, outputs in zip(prompts, sampled, strict=True):
-        for output in outputs:
-            expected = served.learner_logprobs(prompt.text, prompt.image, output.token_ids, temperature=0.7)
-            assert torch.tensor(output.logprobs) == pytest.approx(expected, abs=1e-4)
+    return through_shm(ModuleWeights(served.learner), clients or (LocalClient(served.engine),), directory, **options)
 
 
 def test_after_every_push_vllm_is_the_learner(served: Served) -> None:
@@ -66,44 +40,64 @@ def test_after_every_push_vllm_is_the_learner(served: Served) -> None:
         assert_same_policy(served)
 
 
-def test_a_push_leaves_nothing_in_shared_memory(tied: Served, tmp_path: Path) -> None:
-    pusher(tied, tmp_path).send_weights(4)
+def test_an_engine_of_the_trainer_that_ends_leaves_nothing_in_shared_memory(tied: Served, tmp_path: Path) -> None:
+    push = pusher(tied, tmp_path)
+    push.send_weights(4)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    push.engine.shutdown()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_version_is_kept_for_workers_that_join_later(tied: Served, tmp_path: Path) -> None:
-    push = pusher(tied, tmp_path, keep_latest=True)
-    with pytest.raises(RuntimeError, match="no version is kept"):
-        push.deliver_latest([LocalClient(tied.engine)])
+def test_a_file_that_is_written_over_does_not_change_an_engine_that_has_loaded_it(tied: Served, tmp_path: Path) -> None:
     tied.perturb(seed=20)
-    push.send_weights(20)
-    assert push.deliver_latest([LocalClient(tied.engine, "late")]).workers == ["late"]
+    pusher(tied, tmp_path).send_weights(20)
+    (path,) = tmp_path.iterdir()
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
     assert_same_policy(tied)
-    push.shutdown()
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_told_by_its_digest_and_the_engine_is_out_of_service(
+    tied: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boxmed_ray.actors.weight_file import WeightFile
+
+    write = WeightFile.write
+
+    def damage(self: WeightFile, version: int, buckets: Any) -> None:
+        write(self, version, buckets)
+        assert self._memory is not None
+        self._memory[-3] ^= 1  # one bit of the last parameter
+
+    push = pusher(tied, checked=True)
+    push.send_weights(25)
+    assert_same_policy(tied)
+    monkeypatch.setattr(WeightFile, "write", damage)
+    with pytest.raises(PushError, match=r"local in phase update: .*version 26 is damaged: its digest is"):
+        push.send_weights(26)
+    with pytest.raises(OutOfServiceError, match="version 26 is damaged"):
+        tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
+    monkeypatch.setattr(WeightFile, "write", write)
+    push.send_weights(27)
+    assert_same_policy(tied)
 
 
 def _lack(name: str) -> Any:
     """A source that leaves one parameter out."""
-    from boxmed_ray.actors.weights import ModuleWeights
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     class Lacking(ModuleWeights):
-        def metadata(self) -> list[Any]:
-            return [meta for meta in super().metadata() if meta.name != name]
-
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return ((own, tensor) for own, tensor in super().__iter__() if own != name)
+        def _tensors(self) -> Any:
+            return (tensor for tensor in super()._tensors() if tensor.name != name)
 
     return Lacking
 
 
 def test_a_push_that_lacks_a_parameter_is_refused_and_the_engine_waits_for_a_whole_one(tied: Served) -> None:
-    from boxmed_ray.actors.weights import connect
-
     name = "model.language_model.layers.0.self_attn.k_proj.weight"
     assert name in dict(tied.learner.named_parameters())
     with pytest.raises(PushError, match=r"local in phase update.*lacks .*layers\.0\.self_attn\.k_proj\.weight"):
-        connect(_lack(name)(tied.learner), [LocalClient(tied.engine)], timeout_s=60).send_weights(30)
+        through_shm(_lack(name)(tied.learner), [LocalClient(tied.engine)]).send_weights(30)
     with pytest.raises(OutOfServiceError, match="push a whole version"):
         tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
     tied.perturb(seed=31)
@@ -114,25 +108,63 @@ def test_a_push_that_lacks_a_parameter_is_refused_and_the_engine_waits_for_a_who
 def test_a_push_that_breaks_off_half_way_leaves_no_half_version_in_service(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boxmed_ray.actors import weight_engine
+    from boxmed_ray.actors.weight_file import OpenWeights
 
-    whole = weight_engine._tensors
+    whole = OpenWeights.__iter__
 
-    def half(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        for index, pair in enumerate(whole(path)):
+    def half(self: OpenWeights) -> Iterator[Any]:
+        for index, pair in enumerate(whole(self)):
             if index == 17:
                 raise OSError("the host went away")
             yield pair
 
     served.perturb(seed=40)
-    monkeypatch.setattr(weight_engine, "_tensors", half)
+    monkeypatch.setattr(OpenWeights, "__iter__", half)
     with pytest.raises(PushError, match="phase update: OSError: the host went away"):
         pusher(served).send_weights(40)
     with pytest.raises(OutOfServiceError, match="the host went away"):
         served.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
-    monkeypatch.setattr(weight_engine, "_tensors", whole)
+    monkeypatch.setattr(OpenWeights, "__iter__", whole)
     pusher(served).send_weights(41)
     assert_same_policy(served)
+
+
+@pytest.mark.ray
+def test_through_the_object_store_vllm_is_the_learner_too(served: Served, ray_cluster: None) -> None:
+    from boxmed_ray.actors.weight_source import ModuleWeights
+    from boxmed_ray.actors.weights import StoreInitInfo
+
+    source = ModuleWeights(served.learner, bucket_bytes=1 << 16)  # many chunks
+    push = Pusher(source, [LocalClient(served.engine)], StoreInitInfo(rank=0, checked=True))
+    for version in (43, 44):
+        served.perturb(seed=version)
+        push.send_weights(version)
+        assert served.engine.weight_version == version
+        assert_same_policy(served)
+
+
+@pytest.mark.parametrize(
+    ("phase", "broken"),
+    [("start", "initialize_layerwise_reload"), ("finish", "finalize_layerwise_reload"), ("update", "checked")],
+)
+def test_a_phase_that_fails_leaves_the_engine_out_of_service_until_a_whole_version_is_in(
+    tied: Served, monkeypatch: pytest.MonkeyPatch, phase: str, broken: str
+) -> None:
+    from boxmed_ray.actors import weight_engine
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no memory")
+
+    tied.perturb(seed=45)
+    push = pusher(tied)
+    with monkeypatch.context() as patch:
+        patch.setattr(weight_engine, broken, fail)
+        with pytest.raises(PushError, match=f"local in phase {phase}: OSError: no memory"):
+            push.send_weights(45)
+    with pytest.raises(OutOfServiceError, match="push a whole version"):
+        tied.engine.generate([EnginePrompt(TEXT_ONLY)], max_new_tokens=2)
+    push.send_weights(46)
+    assert_same_policy(tied)
 
 
 def test_finishing_without_an_update_is_refused(tied: Served) -> None:
@@ -144,7 +176,7 @@ def test_finishing_without_an_update_is_refused(tied: Served) -> None:
 
 
 def test_a_file_of_another_version_is_refused(tied: Served, tmp_path: Path) -> None:
-    push = pusher(tied, tmp_path, keep_latest=True)
+    push = pusher(tied, tmp_path)
     push.send_weights(60)
     (path,) = tmp_path.iterdir()
     tied.engine.weight_phase(Phase.START, {})

@@ -43,7 +43,7 @@ def learn(rank: LearnerRank, folder: Path, *updates: int) -> list[dict[str, Any]
 
 def run(rank: int, folder: Path, port: int) -> None:
     """Train LoRA at each stage; rank 0 leaves what it would push, beside the model that the ranks save together."""
-    from boxmed_ray.actors.weights import ModuleWeights
+    from boxmed_ray.actors.weight_source import ModuleWeights
 
     for stage in STAGES:
         made = rank_program.learner(folder, rank, 2, port, zero_stage=stage, train=LORA_ALONE, kl_beta=0.1, lr=LR)

@@ -15,7 +15,8 @@ from torch import nn
 
 from boxmed_ray.actors.weight_file import WeightFileError
 from boxmed_ray.actors.weight_fleet import LocalClient
-from boxmed_ray.actors.weights import ModuleWeights, connect
+from boxmed_ray.actors.weight_source import ModuleWeights
+from tests.actors.pushing import through_shm
 
 
 class Receiver:
@@ -25,7 +26,7 @@ class Receiver:
 
     def weight_phase(self, phase: str, payload: Any) -> None:
         if phase == "update":
-            self.received = load_file(payload["path"])
+            self.received = {name: tensor.clone() for name, tensor in load_file(payload["path"]).items()}
 
 
 def main(rank: int, folder: Path) -> None:
@@ -53,7 +54,7 @@ def main(rank: int, folder: Path) -> None:
 
     receiver = Receiver()
     clients = [LocalClient(receiver)] if rank == 0 else []
-    push = connect(source, clients, timeout_s=60, rank=rank, directory=folder)
+    push = through_shm(source, clients, folder, rank=rank)
     report = push.send_weights(3)
     assert (report is None) == (rank != 0)
     if rank == 0:
@@ -62,7 +63,7 @@ def main(rank: int, folder: Path) -> None:
             torch.testing.assert_close(receiver.received[name], tensor, rtol=0, atol=1e-6)
 
     # A push that rank 0 cannot write must not leave the other rank waiting in a collective.
-    broken = connect(source, clients, timeout_s=60, rank=rank, directory=folder / "absent")
+    broken = through_shm(source, clients, folder / "absent", rank=rank)
     try:
         broken.send_weights(4)
         assert rank != 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from boxmed_ray.actors.learner_group import LearnerError, LearnerGroup
+from boxmed_ray.checkpoint import CheckpointError
 from boxmed_ray.model.policy import digest, load_policy
 from boxmed_ray.stages.supervised import StageError, train_supervised
 from boxmed_ray.stages.watch import DivergedError
@@ -75,6 +76,28 @@ def test_a_worker_that_fails_ends_the_stage_with_its_own_error(ray_cluster: None
         train_supervised("mcl", config, model, made, tmp_path / "out", lambda _: None, False)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_the_stage_with_one_message(
+    ray_cluster: None, tmp_path: Path, model: Path
+) -> None:
+    config = cases.config(tmp_path, workers=2, steps=4, checkpoint_every=2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoints").write_text("in the way")
+    with pytest.raises(CheckpointError) as error:
+        train_supervised("mcl", config, model, cases.examples(tmp_path), tmp_path / "out", lambda _: None, False)
+    assert "stage mcl: the checkpoint of step 2 cannot be written" in str(error.value)
+    assert "File exists" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_stage_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path: Path, model: Path) -> None:
+    """Nor does it start a worker: there is no Ray here."""
+    config = cases.config(tmp_path, workers=2, steps=4)
+    (tmp_path / "out" / "checkpoints" / "step-00000002").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint.*step-00000002"):
+        train_supervised("mcl", config, model, cases.examples(tmp_path), tmp_path / "out", lambda _: None, True)
+
+
 def test_a_stage_that_diverges_ends_with_one_message(ray_cluster: None, tmp_path: Path, model: Path) -> None:
     config = cases.config(tmp_path, workers=2, steps=20, warmup_steps=0, lr=1e30, checkpoint_every=100)
     lines: list[dict[str, Any]] = []
@@ -104,7 +127,9 @@ def test_kl_in_the_reward_is_compared_over_all_ranks(ray_cluster: None, tmp_path
         group.shutdown()
 
 
-def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(ray_cluster: None, tmp_path: Path) -> None:
+def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = learner_cases.config(tmp_path, ranks=2)
     group = LearnerGroup(config, learner_cases.model_folder(config, tmp_path))
     group.start()
@@ -113,9 +138,11 @@ def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(ray_cluste
         metrics = group.learn(scored)
         assert metrics["updated"] == 1
         assert metrics["tokens"] == sum(learner_cases.lengths(scored))
-        group.save_checkpoint(tmp_path / "checkpoints", 1, {"position": 5})
+        group.save_checkpoint(tmp_path / "checkpoints", 1, {"position": 5}, 0.5)
         second = group.learn(scored)
+        (tmp_path / "checkpoints" / "step-00000002").mkdir()  # nothing in it
         assert group.load_checkpoint(tmp_path / "checkpoints") == (1, {"position": 5, "weight_version": 1})
+        assert "DAMAGED CHECKPOINT" in caplog.text  # told by this process, whose words the user sees
         again = group.learn(scored)
         assert (again["loss"], again["grad_norm"]) == (second["loss"], second["grad_norm"])
         group.save_model(tmp_path / "out" / "model")
@@ -124,6 +151,21 @@ def test_learner_ranks_learn_checkpoint_and_fail_with_their_own_error(ray_cluste
         broken = replace(scored[0], group=replace(scored[0].group, prompt=prompt))
         with pytest.raises(LearnerError, match=r"rank \d failed in learn(.|\n)*missing\.png"):
             group.learn([broken])
+        assert group.ranks == []
+    finally:
+        group.shutdown()
+
+
+def test_a_checkpoint_that_the_learner_cannot_write_is_told_in_one_message(ray_cluster: None, tmp_path: Path) -> None:
+    config = learner_cases.config(tmp_path, ranks=2)
+    group = LearnerGroup(config, learner_cases.model_folder(config, tmp_path))
+    (tmp_path / "checkpoints").write_text("in the way")
+    group.start()
+    try:
+        with pytest.raises(CheckpointError) as error:
+            group.save_checkpoint(tmp_path / "checkpoints", 3, {})
+        assert str(error.value).startswith("stage svr: the checkpoint of step 3 cannot be written")
+        assert "Traceback" not in str(error.value)
         assert group.ranks == []
     finally:
         group.shutdown()

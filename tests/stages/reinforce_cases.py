@@ -78,12 +78,16 @@ class Learner:
             "updated": float(not bad), "bad_samples": bad, "weight_version": self.version, "seconds": {"forward": 0.5},
         }  # fmt: skip
 
+    collective = False
+
     def publish(self) -> Learner:
         """What it publishes has its version."""
         return self
 
-    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        CheckpointStore(folder).save(step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None)
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], score: float | None = None) -> None:
+        CheckpointStore(folder).save(
+            step, state, lambda part: (part / "x").write_text(json.dumps(step)) and None, score
+        )
 
 
 @dataclass
@@ -125,3 +129,10 @@ class Run:
     def _scored(self, group: Group) -> ScoredGroup:
         rewards = np.array([0, 0 if self.flat(int(group.prompt.id[1:])) else 1], dtype=np.float32)
         return ScoredGroup(group, rewards, {"iou": rewards}, rewards < 0)
+
+
+def without_times(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl without what differs from run to run on the same numbers."""
+    return [
+        {name: value for name, value in line.items() if name != "time" and not name.endswith("_s")} for line in lines
+    ]

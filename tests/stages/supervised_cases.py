@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import (
     AdapterConfig,
     DataConfig,
@@ -21,7 +22,7 @@ from boxmed_ray.data.examples import Example
 from boxmed_ray.data.prompts import Task, instruction
 from boxmed_ray.data.study import Study
 from boxmed_ray.model.tiny import build_tiny
-from boxmed_ray.stages.train_loop import Job, Kind, Row
+from boxmed_ray.stages.train_loop import CHECKPOINTS, Job, Kind, Row
 
 PHRASES = ("Opacity in the left lung.", "Cardiomegaly.", "Right pleural effusion.")
 
@@ -68,6 +69,6 @@ def rows(made: list[Example]) -> list[Row]:
 
 
 def job(kind: Kind, config: RunConfig, model: Path, out: Path, made: list[Example]) -> Job:
-    """A job in a folder of its own."""
+    """A job in a folder of its own, which goes on behind the newest checkpoint there."""
     out.mkdir(parents=True, exist_ok=True)
-    return Job(kind, config, model, out, rows(made))
+    return Job(kind, config, model, out, rows(made), CheckpointStore(out / CHECKPOINTS).latest())

@@ -113,8 +113,39 @@ def test_an_interrupted_run_leaves_its_place(tmp_path: Path) -> None:
     assert found is not None
     assert found.step == 2
     # 4 drawn and 2 kept (p1, p2), 4 more and 3 kept; then p8 … p11 with 3 kept and 2 more, of which one is flat
-    # … of these two updates; the third has drawn six, p14 … p19, and has not learned them
-    assert found.state == {"prompts_drawn": 20, "prompts_pending": [*range(14, 20)], "bad_updates": 0}
+    # … of these two updates; the third has drawn six, p14 … p19, and has not learned them;
+    # of the first update's eight groups p0, p3 and p6 are flat, of the second's six p9 and p12; the others give 0 and 1
+    assert found.state == {
+        "prompts_drawn": 20,
+        "prompts_pending": [*range(14, 20)],
+        "bad_updates": 0,
+        "rewards": pytest.approx([5 / 16, 4 / 12]),
+    }
+
+
+def test_the_checkpoint_of_the_best_smoothed_reward_stays_over_a_resume(tmp_path: Path) -> None:
+    """Four prompts an update, of which ever more are flat after the first eight: reward .5, .5, .125, 0, 0, …"""
+
+    def flat(number: int) -> bool:
+        return number > 8
+
+    whole = Run(config(reward_window=2), flat)
+    lines = go_on(whole, tmp_path / "whole")
+    assert [line["reward_smoothed"] for line in lines] == [0.5, 0.5, 0.3125, 0.0625, 0, 0]
+    parted = tmp_path / "parted"
+    go_on(Run(config(reward_window=2, steps=3), flat), parted)
+    # The window goes over the resume: without the rewards before it, the fourth would be 0.
+    assert [line["reward_smoothed"] for line in go_on(Run(config(reward_window=2), flat), parted)] == [
+        line["reward_smoothed"] for line in lines
+    ]
+    for folder in (tmp_path / "whole", parted):
+        store = CheckpointStore(folder / "checkpoints")
+        assert json.loads((store.folder / "best.json").read_text()) == {"checkpoint": "step-00000002", "score": 0.5}
+        best, last = store.best(), store.latest()
+        assert best is not None
+        assert last is not None
+        assert (best.step, last.step) == (2, 6)
+        assert last.state["rewards"] == [0, 0]
 
 
 def test_rounds_of_one_update_do_not_share_their_seed() -> None:
@@ -152,7 +183,7 @@ def test_updates_that_are_not_finite_stop_the_run_with_prompts_and_checkpoint_na
     assert "3 steps in a row (svr.max_bad_updates = 3); prompts: p9, p12, p17;" in str(error.value)
     assert str(tmp_path / "checkpoints" / "step-00000004") in str(error.value)
     state = json.loads((tmp_path / "checkpoints" / "step-00000004" / "state.json").read_text())
-    assert state == {"prompts_drawn": 16, "prompts_pending": [], "bad_updates": 2}
+    assert state == {"prompts_drawn": 16, "prompts_pending": [], "bad_updates": 2, "rewards": [0.5] * 4}
     again = Run(config(checkpoint_every=2), learner=Learner(bad.__contains__))
     with pytest.raises(DivergedError, match="prompts: p17;"):
         go_on(again, tmp_path)  # the two before the checkpoint still count

@@ -13,7 +13,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from boxmed_ray.config import LoraConfig, TrainableConfig
 from boxmed_ray.model.policy import digest, load_policy
 from boxmed_ray.model.shared_prefix import response_logprobs
-from boxmed_ray.stages.train_loop import DIVERGED, PROGRESS, RESULT, STOP, Job, Worker, batch_indices, share_of
+from boxmed_ray.stages.train_loop import (
+    DIVERGED,
+    PROGRESS,
+    RESULT,
+    STOP,
+    Job,
+    Worker,
+    batch_indices,
+    share_of,
+    train_loop,
+)
 from tests import one_rank
 from tests.stages import supervised_cases as cases
 
@@ -94,22 +104,31 @@ def test_mcl_learns_and_leaves_a_model_that_transformers_loads(tmp_path: Path, m
     assert AutoProcessor.from_pretrained(job.out_folder / "model").image_token == "<|image_pad|>"
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
-def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path: Path, model: Path, zero_stage: int) -> None:
+DROPOUT = TrainableConfig(lora=LoraConfig(rank=4, dropout=0.2))
+"""What draws from the random generators while it trains."""
+
+
+@pytest.mark.parametrize(("zero_stage", "train"), [(0, None), (2, None), (2, DROPOUT)])
+def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, model: Path, zero_stage: int, train: TrainableConfig | None
+) -> None:
     made = cases.examples(tmp_path)
-    config = cases.config(tmp_path, zero_stage=zero_stage)
+    config = cases.config(tmp_path, zero_stage=zero_stage, train=train)
     whole = cases.job("mcl", config, model, tmp_path / "whole", made)
-    Worker(whole).run()
-    parted = cases.job("mcl", config, model, tmp_path / "parted", made)
-    (parted.out_folder / STOP).touch()
+    train_loop(whole)
+
+    def parted() -> Job:
+        return cases.job("mcl", config, model, tmp_path / "parted", made)
+
+    (parted().out_folder / STOP).touch()
     for _ in range(5):  # asked to stop at every step: one step each time
-        Worker(parted).run()
-    (parted.out_folder / STOP).unlink()
-    Worker(parted).run()
-    assert [(line["step"], line["loss"], line["lr"]) for line in progress(parted)] == [
+        train_loop(parted())
+    (parted().out_folder / STOP).unlink()
+    train_loop(parted())
+    assert [(line["step"], line["loss"], line["lr"]) for line in progress(parted())] == [
         (line["step"], line["loss"], line["lr"]) for line in progress(whole)
     ]
-    ends = [digest(load_policy(job.out_folder / "model").named_parameters()) for job in (whole, parted)]
+    ends = [digest(load_policy(job.out_folder / "model").named_parameters()) for job in (whole, parted())]
     assert ends[0] == ends[1]
 
 
@@ -161,17 +180,21 @@ def test_numbers_that_are_not_finite_stop_the_stage_with_the_examples_and_the_ch
     config = cases.config(tmp_path, steps=20, checkpoint_every=2, max_bad_steps=4)
     made = cases.examples(tmp_path, 3)
     job = cases.job("mcl", config, model, tmp_path / "out", made)
+
+    def go_on() -> Worker:
+        return Worker(cases.job("mcl", config, model, tmp_path / "out", made))
+
     (job.out_folder / STOP).touch()
     for _ in range(2):
-        Worker(job).run()
+        go_on().run()
     (job.out_folder / STOP).unlink()
-    first = Worker(job)
+    first = go_on()
     poison(first)
     (job.out_folder / STOP).touch()
     first.run()  # one bad step, then a checkpoint that counts it
     assert (first.step, first.bad.count) == (3, 1)
     (job.out_folder / STOP).unlink()
-    second = Worker(job)
+    second = go_on()
     assert second.bad.count == 1
     poison(second)
     second.run()
