@@ -245,7 +245,7 @@ class Run:
             def show(values: dict[str, Any]) -> None:
                 nonlocal writer
                 step = values["step"]
-                if writer is None:  # the workers go on behind their last checkpoint; what came after it is done again
+                if writer is None:  # all that is told is written anew: what came after a checkpoint is done again
                     writer = stack.enter_context(MetricsWriter.resume(self.folder / METRICS, kind, step - 1))
                 writer.write(kind, step, {k: v for k, v in values.items() if k not in {"step", "steps"}})
                 progress.update(step, values)

@@ -35,6 +35,8 @@ _POLL_S = 0.5
 class MetricsWriter:
     """Appends one JSON object a line: stage, step, weight_version, time (Unix seconds), then the values.
 
+    ``time`` among the values is that of the step, where the line is written later.
+
     Every line is flushed, so that a killed run keeps all but the line it was writing. Values that are not
     finite become null, because JSON has no NaN.
     """

@@ -24,6 +24,7 @@ from boxmed_ray.config import RunConfig
 from boxmed_ray.data.examples import Example
 from boxmed_ray.stages.train_loop import CHECKPOINTS, DIVERGED, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
 from boxmed_ray.stages.watch import DivergedError
+from boxmed_ray.tracking import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ def train_supervised(
         model_folder: what the stage starts from.
         examples: the stage's data; each epoch goes through it in an order of its own.
         out_folder: gets ``model`` (loads in transformers and vLLM) or ``adapter`` (PEFT format).
-        on_progress: called in this thread once a step with step, steps, loss, lr, grad_norm, skipped,
-            tokens, seconds, tokens_per_s and examples.
+        on_progress: called in this thread once a step with step, steps, time, loss, lr, grad_norm, skipped,
+            tokens, seconds, tokens_per_s and examples; on a resume first with the steps before it, whose listener
+            may have been killed before it heard of the last of them.
         resume: go on from the newest whole checkpoint; without it the stage starts over.
 
     Returns:
@@ -75,6 +77,7 @@ def train_supervised(
     name = "model" if kind == "mcl" else "adapter"
     out_folder = out_folder.resolve()
     if resume and (out_folder / name).is_dir():
+        _Tail(out_folder / PROGRESS, on_progress).tell()
         return _result(out_folder)
     if not resume:
         for old in (name, CHECKPOINTS):
@@ -87,6 +90,7 @@ def train_supervised(
     rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
     # Chosen and checked here, once: what the driver logs, the user sees.
     found = CheckpointStore(out_folder / CHECKPOINTS).latest()
+    _cut_progress(out_folder / PROGRESS, found.step if found else 0)
     fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows, found))
     _follow(fit, out_folder, on_progress)
     shutil.rmtree(out_folder / _RAY, ignore_errors=True)
@@ -179,12 +183,20 @@ def _trainer(job: Job) -> Any:
     )
 
 
+def _cut_progress(path: Path, step: int) -> None:
+    """Drop the lines of steps beyond ``step``, which are done again, and one that was left half-written."""
+    if path.is_file():
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step))
+        part.replace(path)
+
+
 class _Tail:
-    """Tells ``listener`` the lines that are appended to a JSON Lines file from now on."""
+    """Tells ``listener`` the lines of a JSON Lines file: those that are there, then those that are appended."""
 
     def __init__(self, path: Path, listener: Callable[[dict[str, Any]], None]) -> None:
         self._path, self._listener = path, listener
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = 0
 
     def tell(self) -> None:
         if not self._path.exists():

@@ -206,7 +206,7 @@ class Worker:
         return int(self.rank == 0 and (self.job.out_folder / STOP).exists())
 
     def _report(self, **values: Any) -> None:
-        line = {"step": self.step, "steps": self.job.settings.steps, **values}
+        line = {"step": self.step, "steps": self.job.settings.steps, "time": time.time(), **values}
         with (self.job.out_folder / PROGRESS).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -250,8 +250,8 @@ class Worker:
             self.model.save_pretrained(temporary, state_dict=own)  # type: ignore[operator]
             if self.job.kind == "mcl":
                 self.processor.save_pretrained(temporary)
-            temporary.rename(self.job.out_folder / name)
             (self.job.out_folder / RESULT).write_text(json.dumps(result, indent=1))
+            temporary.rename(self.job.out_folder / name)  # last: its name says that the stage has ended
         dist.barrier()
 
     def _backbone_digest(self) -> str:

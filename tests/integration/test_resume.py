@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.t
 RECIPE: dict[str, Any] = SMALLEST | {
     "model": SMALLEST["model"] | {"warmup_steps": 5},
     "mcl": SMALLEST["mcl"] | {"steps": 24},
-    "svr": SMALLEST["svr"] | {"steps": 8, "checkpoint_every": 2, "keep_checkpoints": 1},
+    "svr": SMALLEST["svr"] | {"steps": 8, "checkpoint_every": 2, "lr": 3e-3, "rewards": {"length": 1.0, "format": 1.0}},
     "evaluate": {"images": 4, "report_tokens": 8},
 }
 
@@ -34,26 +35,37 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "boxmed_ray.cli", "train", *arguments]
 
 
-def run(machine: Path, *arguments: str) -> None:
+def run(machine: Path, *arguments: str) -> str:
+    """Run to the end; what it said on stderr."""
     machine.mkdir(exist_ok=True)
     done = subprocess.run(command(*arguments), cwd=machine, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
-def kill_in(machine: Path, folder: Path, stage: str, step: int, *arguments: str) -> None:
-    """Start a run and kill it outright once ``stage`` has done ``step`` steps."""
+def damage_newest(store: Path) -> str:
+    """Flip a bit in the newest checkpoint at the URI; its name."""
+    checkpoints = sorted((store / "stages/svr/checkpoints").glob("step-*"))
+    file = checkpoints[-1] / "engine.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return checkpoints[-1].name
+
+
+def kill_when(reached: Callable[[], bool], machine: Path, *arguments: str) -> None:
+    """Start a run and kill it outright."""
     machine.mkdir(exist_ok=True)
     with subprocess.Popen(command(*arguments), cwd=machine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as job:
-        metrics = folder / "metrics.jsonl"
-        while not (metrics.is_file() and _reached(metrics, stage, step)):
+        while not reached():
             assert job.poll() is None, job.stderr and job.stderr.read()[-3000:]
             time.sleep(0.02)
         os.kill(job.pid, signal.SIGKILL)
         job.wait()
 
 
-def _reached(metrics: Path, stage: str, step: int) -> bool:
-    return any(line["stage"] == stage and line["step"] >= step for line in read_metrics(metrics))
+def weights(run: Path, stage: str) -> str:
+    return digest(load_policy(run / "stages" / stage / "model").named_parameters())
 
 
 def test_a_run_killed_twice_and_ended_elsewhere_is_the_run_that_nothing_happened_to(tmp_path: Path) -> None:
@@ -63,17 +75,26 @@ def test_a_run_killed_twice_and_ended_elsewhere_is_the_run_that_nothing_happened
     run(tmp_path / "a", "--recipe", str(recipe))
     uri = f"file://{tmp_path}/store"
     [first, second] = [tmp_path / name / "runs" / "file" / str(tmp_path)[1:] / "store" / "smallest" for name in "bc"]
-    kill_in(tmp_path / "b", first, "mcl", 5, "--recipe", str(recipe), "--runs-dir", uri)
-    kill_in(tmp_path / "b", first, "svr", 5, "--resume", "smallest", "--runs-dir", uri)
-    run(tmp_path / "c", "--resume", "smallest", "--runs-dir", uri)
     store = tmp_path / "store" / "smallest"
+
+    def in_mcl() -> bool:
+        metrics = first / "metrics.jsonl"
+        return metrics.is_file() and any(line["stage"] == "mcl" and line["step"] >= 5 for line in read_metrics(metrics))
+
+    def in_svr() -> bool:
+        return len(list(store.glob("stages/svr/checkpoints/*/manifest.json"))) > 1
+
+    kill_when(in_mcl, tmp_path / "b", "--recipe", str(recipe), "--runs-dir", uri)
+    kill_when(in_svr, tmp_path / "b", "--resume", "smallest", "--runs-dir", uri)
+    damaged = damage_newest(store)
+    told = run(tmp_path / "c", "--resume", "smallest", "--runs-dir", uri)
+    assert f"DAMAGED CHECKPOINT, using the one before it: {damaged}" in told
     for folder in (second, store):
         assert without_times(read_metrics(folder / "metrics.jsonl")) == without_times(
             read_metrics(whole / "metrics.jsonl")
         )
-        for stage in ("mcl", "svr"):
-            models = [load_policy(place / "stages" / stage / "model") for place in (whole, folder)]
-            assert digest(models[0].named_parameters()) == digest(models[1].named_parameters())
+        assert weights(folder, "mcl") == weights(whole, "mcl") != weights(whole, "svr")
+        assert weights(folder, "svr") == weights(whole, "svr")
         assert read_summary(folder).grounding == read_summary(whole).grounding
         assert (folder / "report.html").is_file()
     checkpoints = CheckpointStore(store / "stages/svr/checkpoints")
