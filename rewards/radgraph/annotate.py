@@ -56,8 +56,8 @@ class RadGraph:
         self.archive: Archive = read_archive(folder, variant)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-        self._pieces = WordPieces(self.archive)
-        self.model = SpanModel(self.archive, self._pieces)
+        self.pieces = WordPieces(self.archive)
+        self.model = SpanModel(self.archive, self.pieces)
         self.model.encoder.to(place, dtype)
         self.model.heads.to(place)
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(place.type, _BATCH_TOKENS["cuda"])
@@ -80,7 +80,7 @@ class RadGraph:
         return f"radgraph-{RULES}-{str(dtype).removeprefix('torch.')}-{self.archive.digest()[:16]}.sqlite"
 
     def _make(self, texts: Sequence[str]) -> dict[str, Annotation]:
-        pieces = self._pieces.cut([words_of(text, self.variant) for text in texts])
+        pieces = self.pieces.cut([words_of(text, self.variant) for text in texts])
         made: dict[str, Annotation] = {}
         for batch in self._batches(pieces):
             graphs = self.model([pieces[index] for index in batch])

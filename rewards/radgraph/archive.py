@@ -25,8 +25,8 @@ from typing import Any, Final
 from rewards.radgraph.words import Variant
 
 BY_HAND: Final = (
-    "get radgraph.tar.gz or radgraph-xl.tar.gz from the repository StanfordAIMI/RRG_scorers of the Hugging Face Hub, and "
-    "name it, or the folder it unpacks to, in the configuration"
+    "get radgraph.tar.gz or radgraph-xl.tar.gz from the repository StanfordAIMI/RRG_scorers of the Hugging Face Hub "
+    "and name it, or the folder it unpacks to, in the configuration"
 )
 ENCODER: Final = "encoder"
 """Folder in the archive with the encoder's shape and word pieces, for machines that do not reach the Hub."""
@@ -88,9 +88,7 @@ def read_archive(path: Path, variant: Variant) -> Archive:
     folder = _unpacked(path)
     for part in PARTS:
         if not (folder / part).exists():
-            raise FileNotFoundError(
-                f"{folder} is no RadGraph archive: it lacks {part}; it should hold {', '.join(PARTS)}"
-            )
+            raise FileNotFoundError(f"{folder} is no RadGraph archive: it lacks {part}, one of {', '.join(PARTS)}")
     try:
         return _described(folder, json.loads((folder / "config.json").read_text("utf-8")), variant)
     except (KeyError, TypeError) as error:
@@ -125,28 +123,33 @@ def _labels(folder: Path, variant: Variant, kind: str) -> list[str]:
     file = folder / "vocabulary" / f"{variant}__{kind}_labels.txt"
     if not file.exists():
         others = ", ".join(sorted(path.name for path in file.parent.iterdir()))
-        raise ValueError(
-            f"{folder} is no archive of {variant!r}: {file.name} is missing from its vocabulary ({others})"
-        )
+        raise ValueError(f"{folder} is no archive of {variant!r}: its vocabulary has {others}, but no {file.name}")
     return file.read_text("utf-8").removesuffix("\n").split("\n")
 
 
 def _unpacked(path: Path) -> Path:
-    """The archive's folder. A tarball is unpacked once, into a folder beside it that appears whole or not at all."""
     if path.is_dir():
         return path
     if not path.is_file():
         raise FileNotFoundError(f"RadGraph's archive {path} does not exist; {BY_HAND}")
-    folder = path.with_name(path.name.removesuffix(".gz").removesuffix(".tar"))
-    if folder == path:
-        raise ValueError(f"{path} is neither a folder nor a .tar.gz")
+    if not path.name.endswith(".tar.gz"):
+        raise ValueError(f"RadGraph's archive {path} is neither a folder nor a .tar.gz")
+    folder = path.with_name(path.name.removesuffix(".tar.gz"))
     if not folder.exists():
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=path.parent))
-        try:
-            with tarfile.open(path) as tar:
-                tar.extractall(partial, filter="data")
-            with contextlib.suppress(FileExistsError, OSError):  # another process was faster
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        unpack(path, folder)
     return folder
+
+
+def unpack(tarball: Path, folder: Path) -> None:
+    """Unpack an archive into ``folder``, which appears whole or not at all; a faster process's is kept."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        with tarfile.open(tarball) as tar:
+            tar.extractall(partial, filter="data")
+        with contextlib.suppress(OSError):
+            partial.rename(folder)
+    except tarfile.TarError as error:
+        raise ValueError(f"{tarball} cannot be unpacked ({error}); is the download complete?") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

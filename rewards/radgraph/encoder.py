@@ -23,7 +23,7 @@ class WordEncoder(nn.Module):
     """The encoder of an archive, without its weights.
 
     Raises:
-        OSError: the encoder's ``config.json`` is neither in the archive nor on the Hub as far as this machine reaches it.
+        OSError: the encoder's ``config.json`` can be had neither from the archive nor from the Hub.
     """
 
     def __init__(self, archive: Archive, pieces: WordPieces) -> None:

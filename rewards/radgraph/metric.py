@@ -32,7 +32,7 @@ class RadGraphMetric:
 
     @property
     def name(self) -> str:
-        """``radgraph_f1`` for the feature of RadCliQ; another model or level is named in it: ``radgraph_xl_f1_simple``."""
+        """``radgraph_f1`` for RadCliQ's feature; other models and levels are named: ``radgraph_xl_f1_simple``."""
         model = self._model.variant.replace("-", "_")
         return f"{model}_f1" if self._level == "radcliq" else f"{model}_f1_{self._level}"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rewards.radgraph.archive import Archive
 from rewards.radgraph.encoder import WordEncoder

@@ -43,7 +43,7 @@ class WordPieces:
     """The word pieces of an archive's encoder.
 
     Raises:
-        OSError: the encoder's tokenizer is neither in the archive nor on the Hub as far as this machine reaches it.
+        OSError: the encoder's tokenizer can be had neither from the archive nor from the Hub.
     """
 
     def __init__(self, archive: Archive) -> None:

@@ -11,6 +11,7 @@ archive says, and of those only between entities: the others have nowhere to go.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -104,8 +105,12 @@ class SpanHeads(nn.Module):
         mention = self.of_spans(self.mention, words, spans)[:, 0]
         quota = (sizes * self._spans_per_word).ceil().long()
         related = (best_of_each(mention, spans.text, quota) & (label > 0)).nonzero()[:, 0]
-        subject, target, kind = self._relations(words, Spans(*(part[related] for part in spans)), mention[related])
-        return _graphs(sizes, spans, label, related[subject], related[target], kind)
+        relations = []
+        for subject, target, scores in self.of_pairs(words, Spans(*(part[related] for part in spans))):
+            one, other = related[subject], related[target]
+            kind = best_label(scores + (mention[one] + mention[other])[:, None])
+            relations.append(torch.stack((one, other, kind), dim=1)[kind > 0])
+        return _graphs(sizes, spans, label, torch.cat(relations))
 
     def of_spans(self, head: Head, words: Tensor, spans: Spans) -> Tensor:
         """Scores of every span: [words, word_dim] → [spans, outputs]."""
@@ -113,19 +118,18 @@ class SpanHeads(nn.Module):
         widths = self.width.weight @ width + bias
         return head((words @ start)[spans.start] + (words @ end)[spans.end] + widths[spans.end - spans.start])
 
-    def _relations(self, words: Tensor, spans: Spans, mention: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Subject, object (indices into ``spans``) and label of every relation between spans of one text."""
+    def of_pairs(self, words: Tensor, spans: Spans) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Scores of every ordered pair of spans of one text, some thousand pairs at a time, mentions not yet counted.
+
+        Yields subject and object, as indices into ``spans``, [pairs], and scores, [pairs, relation labels].
+        """
         rows = torch.cat((words[spans.start], words[spans.end], self.width.weight[spans.end - spans.start]), dim=1)
         one, other, product, bias = self.relation.first(*(rows.shape[1],) * 3)
         one, other = rows @ one + bias, rows @ other
         subjects, targets = pairs_of_one_text(spans.text)
-        kinds = torch.zeros_like(subjects)
-        for at in range(0, len(subjects), PAIRS_AT_ONCE):
-            subject, target = subjects[at : at + PAIRS_AT_ONCE], targets[at : at + PAIRS_AT_ONCE]
-            scores = self.relation((rows[subject] * rows[target]) @ product + one[subject] + other[target])
-            kinds[at : at + PAIRS_AT_ONCE] = best_label(scores + (mention[subject] + mention[target])[:, None])
-        found = kinds > 0
-        return subjects[found], targets[found], kinds[found]
+        for subject, target in zip(subjects.split(PAIRS_AT_ONCE), targets.split(PAIRS_AT_ONCE), strict=True):
+            first = (rows[subject] * rows[target]) @ product + one[subject] + other[target]
+            yield subject, target, self.relation(first)
 
 
 def best_label(scores: Tensor) -> Tensor:
@@ -169,17 +173,19 @@ def pairs_of_one_text(text: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _graphs(sizes: Tensor, spans: Spans, label: Tensor, subject: Tensor, target: Tensor, kind: Tensor) -> list[Graph]:
-    """Sort what was found, given as indices into ``spans``, by text."""
+def _graphs(sizes: Tensor, spans: Spans, label: Tensor, relations: Tensor) -> list[Graph]:
+    """Sort what was found by text: label of every span, and subject, object and label of relations."""
     is_entity = label > 0
     counts = torch.bincount(spans.text[is_entity], minlength=len(sizes))
     index = is_entity.cumsum(0) - 1 - (counts.cumsum(0) - counts)[spans.text]
     offset = (sizes.cumsum(0) - sizes)[spans.text]
     graphs = [Graph([], []) for _ in sizes]
-    entities = (spans.text, spans.start - offset, spans.end - offset, label - 1)
-    for text, *entity in torch.stack(entities, dim=1)[is_entity].tolist():
-        graphs[text].entities.append(tuple(entity))
-    relations = (spans.text[subject], index[subject], index[target], kind - 1)
-    for text, *relation in torch.stack(relations, dim=1).tolist():
-        graphs[text].relations.append(tuple(relation))
+    entities = torch.stack((spans.text, spans.start - offset, spans.end - offset, label - 1), dim=1)
+    for text, start, end, kind in entities[is_entity].tolist():
+        graphs[text].entities.append((start, end, kind))
+    subject, target, kind = relations.unbind(dim=1)
+    for text, one, other, name in torch.stack(
+        (spans.text[subject], index[subject], index[target], kind - 1), 1
+    ).tolist():
+        graphs[text].relations.append((one, other, name))
     return graphs
