@@ -1,57 +1,84 @@
-"""The published ``radgraph`` package behind a pipe: runs in an environment of its own, which this project's is not.
+"""The ``radgraph`` package of another environment, as the benchmark and the parity test talk to it.
 
-What lives here: one program, ``PYTHON _radgraph_peer.py FOLDER VARIANT [CORE]``, where FOLDER/VARIANT is an archive.
-It reads a JSON object a line and answers each with one. What does not: anything of this project.
-
-``{"annotate": [text, ...]}``         → ``{"annotations": [...], "seconds": s}``
-``{"refs": [...], "hyps": [...]}``    → ``{"simple": [...], "partial": [...], "complete": [...], "seconds": s}``
+What lives here: the pipe. What does not: the program at its other end (_radgraph_package.py).
 """
 
-import contextlib
-import importlib.metadata
+from __future__ import annotations
+
 import json
 import os
-import sys
-import time
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+from rewards.radgraph import Annotation, Entity, Relation
 
-
-def main():
-    folder, variant, *core = sys.argv[1:]
-    answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # the package prints
-        import torch
-        from radgraph import F1RadGraph
-
-        torch.set_num_threads(1)
-        scorer = F1RadGraph(reward_level="all", model_type=variant, model_cache_dir=folder)
-        if core:
-            for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), {int(core[0])})
-        packages = ("radgraph", "transformers", "torch")
-        reply(answers, {"versions": {name: importlib.metadata.version(name) for name in packages}})
-        with torch.no_grad():
-            for line in sys.stdin:
-                reply(answers, answer(scorer, json.loads(line)))
+PROGRAM = Path(__file__).with_name("_radgraph_package.py")
 
 
-def answer(scorer, task):
-    start = time.perf_counter()
-    if "annotate" in task:
-        found = scorer.radgraph(task["annotate"])
-        result = {"annotations": [found[str(index)] for index in range(len(task["annotate"]))]}
-    else:
-        _, (simple, partial, complete), _, _ = scorer(refs=task["refs"], hyps=task["hyps"])
-        result = {"simple": simple, "partial": partial, "complete": complete}
-    return {**result, "seconds": time.perf_counter() - start}
+class Peer:
+    """A running ``F1RadGraph``; a context manager, which ends it.
+
+    Args:
+        python: interpreter of the environment that holds the package.
+        folder: folder of the archive, named after the variant.
+        core: what to pin it to; None for anywhere.
+    """
+
+    def __init__(self, python: Path, folder: Path, core: int | None = None) -> None:
+        command = [str(python), str(PROGRAM), str(folder.parent), folder.name]
+        command += [] if core is None else [str(core)]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def annotate(self, texts: Sequence[str]) -> tuple[list[Annotation], float]:
+        """Their annotations, and the seconds they took."""
+        answer = self._ask({"annotate": texts})
+        return [_annotation(found) for found in answer["annotations"]], answer["seconds"]
+
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, list[float]], float]:
+        """F1 of each pair by level, and the seconds they took."""
+        answer = self._ask({"refs": references, "hyps": hypotheses})
+        return answer, answer.pop("seconds")
+
+    def _ask(self, task: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(json.dumps(task), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer ended with {self._process.wait()}; what it said stands above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
-def reply(answers, content):
-    print(json.dumps(content), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def _annotation(found: dict[str, Any]) -> Annotation:
+    return Annotation(
+        tuple(
+            Entity(
+                entity["tokens"],
+                entity["label"],
+                entity["start_ix"],
+                entity["end_ix"],
+                tuple(Relation(label, int(target) - 1) for label, target in entity["relations"]),
+            )
+            for entity in found["entities"].values()
+        )
+    )

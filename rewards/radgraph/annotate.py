@@ -16,6 +16,7 @@ from rewards.radgraph.annotation import Annotation, Entity, Relation
 from rewards.radgraph.archive import Archive, read_archive
 from rewards.radgraph.cache import AnnotationCache
 from rewards.radgraph.model import SpanModel
+from rewards.radgraph.packed import pack
 from rewards.radgraph.pieces import Pieces, WordPieces
 from rewards.radgraph.spans import Graph
 from rewards.radgraph.words import VARIANTS, Variant, words_of
@@ -60,6 +61,8 @@ class RadGraph:
         self.model = SpanModel(self.archive, self.pieces)
         self.model.encoder.to(place, dtype)
         self.model.heads.to(place)
+        if (place.type, dtype) == ("cpu", torch.float32):
+            pack(self.model.encoder)
         self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(place.type, _BATCH_TOKENS["cuda"])
         self._cache = AnnotationCache(None if cache is None else cache / self._cache_name(dtype))
 

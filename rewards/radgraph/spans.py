@@ -99,7 +99,7 @@ class SpanHeads(nn.Module):
             words: vectors of the words of all texts in a row, [Σ lengths, word_dim].
             lengths: words of each text; 0 is allowed.
         """
-        sizes = torch.tensor(lengths, device=words.device)
+        sizes = torch.tensor(lengths, dtype=torch.long, device=words.device)
         spans = enumerate_spans(sizes, self.width.num_embeddings)
         label = best_label(self.of_spans(self.entity, words, spans))
         mention = self.of_spans(self.mention, words, spans)[:, 0]
