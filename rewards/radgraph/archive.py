@@ -17,6 +17,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def unpack(tarball: Path, folder: Path) -> None:
             tar.extractall(partial, filter="data")
         with contextlib.suppress(OSError):
             partial.rename(folder)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{tarball} cannot be unpacked ({error}); is the download complete?") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

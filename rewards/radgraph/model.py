@@ -45,7 +45,7 @@ class SpanModel(nn.Module):
     def _load(self, archive: Archive) -> None:
         file = archive.folder / "weights.th"
         try:
-            weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            weights = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         named = {ours(name, archive.variant): weight for name, weight in weights.items()}
@@ -53,7 +53,8 @@ class SpanModel(nn.Module):
         try:
             self.load_state_dict(used)
         except RuntimeError as error:
-            raise ValueError(f"{file} does not fit what the archive's config.json and encoder say: {error}") from error
+            details = " ".join(str(error).split())
+            raise ValueError(f"{file} does not fit the archive's config.json and encoder: {details}") from error
 
 
 def ours(name: str, variant: str) -> str:

@@ -42,8 +42,9 @@ class Head(nn.Module):
 
     def first(self, *parts: int) -> tuple[Tensor, ...]:
         """The first layer's weights for each part of a row, transposed, and its bias."""
-        weight, bias = self.hidden[0].weight, self.hidden[0].bias
-        return *(part.T for part in weight.split(parts, dim=1)), bias
+        layer = self.hidden[0]
+        assert isinstance(layer, nn.Linear)
+        return *(part.T for part in layer.weight.split(parts, dim=1)), layer.bias
 
     def forward(self, first: Tensor) -> Tensor:
         """Scores from what the first layer gives: [n, hidden] → [n, outputs]."""

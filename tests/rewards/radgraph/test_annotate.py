@@ -78,7 +78,9 @@ def test_memory_forgets_what_was_not_asked_for_the_longest(monkeypatch):
     assert set(cache.get(["a", "b", "c"])) == {"a", "c"}
 
 
-def test_a_later_process_reads_the_cache_instead_of_the_network(archive: Path, reports: list[str], tmp_path, monkeypatch):
+def test_a_later_process_reads_the_cache_instead_of_the_network(
+    archive: Path, reports: list[str], tmp_path, monkeypatch
+):
     first = RadGraph(archive, device="cpu", cache=tmp_path / "cache").annotate(reports[:5])
     later = RadGraph(archive, device="cpu", cache=tmp_path / "cache")
     seen = Counting(later, monkeypatch)

@@ -27,7 +27,9 @@ def packed(folder: Path, file: Path) -> Path:
     return file
 
 
-def test_a_tarball_is_unpacked_beside_itself_once(archive: Path, radgraph: RadGraph, reports: list[str], tmp_path: Path):
+def test_a_tarball_is_unpacked_beside_itself_once(
+    archive: Path, radgraph: RadGraph, reports: list[str], tmp_path: Path
+):
     file = packed(archive, tmp_path / "radgraph.tar.gz")
     assert RadGraph(file, device="cpu").annotate(reports[:3]) == radgraph.annotate(reports[:3])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["radgraph", "radgraph.tar.gz"]
@@ -38,7 +40,7 @@ def test_a_tarball_is_unpacked_beside_itself_once(archive: Path, radgraph: RadGr
 def test_half_a_tarball_is_refused_and_leaves_nothing(archive: Path, tmp_path: Path):
     file = packed(archive, tmp_path / "radgraph.tar.gz")
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="cannot be unpacked .* is the download complete"):
+    with pytest.raises(ValueError, match=r"cannot be unpacked .* is the download complete"):
         RadGraph(file)
     assert [path.name for path in tmp_path.iterdir()] == ["radgraph.tar.gz"]
 
@@ -50,7 +52,9 @@ def test_radgraph_xl_has_labels_of_its_own_and_is_named_in_the_score(tmp_path: P
     assert "Observation::definitely absent" in labels
     assert RadGraphMetric(radgraph).name == "radgraph_xl_f1"
     assert RadGraphMetric(radgraph, "simple").name == "radgraph_xl_f1_simple"
-    with pytest.raises(ValueError, match=r"no archive of 'radgraph': its vocabulary has .*radgraph-xl__ner_labels\.txt"):
+    with pytest.raises(
+        ValueError, match=r"no archive of 'radgraph': its vocabulary has .*radgraph-xl__ner_labels\.txt"
+    ):
         RadGraph(tmp_path / "xl")
 
 

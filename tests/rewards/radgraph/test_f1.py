@@ -49,7 +49,9 @@ def test_only_complete_ignores_case_and_only_where_there_is_a_relation():
     assert [f1(REFERENCE, hypothesis, level) for level in ("simple", "partial", "complete")] == [
         pytest.approx(4 / 6), pytest.approx(4 / 6), 1
     ]  # fmt: skip
-    assert f1(REFERENCE, Annotation((Entity("Heart", "ANAT-DP", 1, 1), LARGE, EDEMA)), "complete") == pytest.approx(4 / 6)
+    assert f1(REFERENCE, Annotation((Entity("Heart", "ANAT-DP", 1, 1), LARGE, EDEMA)), "complete") == pytest.approx(
+        4 / 6
+    )
 
 
 def test_said_twice_counts_once():
@@ -58,7 +60,12 @@ def test_said_twice_counts_once():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_side_without_entities_scores_0(level):
-    assert f1(REFERENCE, Annotation(), level) == f1(Annotation(), REFERENCE, level) == f1(Annotation(), Annotation(), level) == 0
+    assert (
+        f1(REFERENCE, Annotation(), level)
+        == f1(Annotation(), REFERENCE, level)
+        == f1(Annotation(), Annotation(), level)
+        == 0
+    )
 
 
 def test_an_unknown_level_is_refused():

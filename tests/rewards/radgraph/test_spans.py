@@ -29,7 +29,9 @@ def test_spans_are_all_runs_of_words_inside_a_text(sizes: list[int], width: int)
     expected, offset = [], 0
     for text, size in enumerate(sizes):
         expected += [
-            (text, offset + start, offset + end) for start in range(size) for end in range(start, min(start + width, size))
+            (text, offset + start, offset + end)
+            for start in range(size)
+            for end in range(start, min(start + width, size))
         ]
         offset += size
     found = torch.stack(enumerate_spans(torch.tensor(sizes), width), dim=1)
