@@ -3,8 +3,10 @@
 What lives here: one program, ``PYTHON _radgraph_package.py FOLDER VARIANT [CORE]``, where FOLDER/VARIANT is an archive.
 It reads a JSON object a line and answers each with one. What does not: anything of this project.
 
-``{"annotate": [text, ...]}``         → ``{"annotations": [...], "seconds": s}``
-``{"refs": [...], "hyps": [...]}``    → ``{"simple": [...], "partial": [...], "complete": [...], "seconds": s}``
+``{"annotate": [text, ...]}``       → ``{"annotations": [...]}``
+``{"refs": [...], "hyps": [...]}``  → ``{"simple": [...], "partial": [...], "complete": [...]}``
+
+Every answer but the first, which gives versions, also has ``seconds`` and ``cpu``, what it took.
 """
 
 import contextlib
@@ -40,14 +42,14 @@ def main():
 
 
 def answer(scorer, task):
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     if "annotate" in task:
         found = scorer.radgraph(task["annotate"])
         result = {"annotations": [found[str(index)] for index in range(len(task["annotate"]))]}
     else:
         _, (simple, partial, complete), _, _ = scorer(refs=task["refs"], hyps=task["hyps"])
         result = {"simple": simple, "partial": partial, "complete": complete}
-    return {**result, "seconds": time.perf_counter() - start}
+    return {**result, "seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
 def reply(answers, content):

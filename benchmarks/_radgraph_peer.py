@@ -1,6 +1,6 @@
 """The ``radgraph`` package of another environment, as the benchmark and the parity test talk to it.
 
-What lives here: the pipe. What does not: the program at its other end (_radgraph_package.py).
+What lives here: the pipe and the clock. What does not: the program at its other end (_radgraph_package.py).
 """
 
 from __future__ import annotations
@@ -8,14 +8,36 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewards.radgraph import Annotation, Entity, Relation
 
 PROGRAM = Path(__file__).with_name("_radgraph_package.py")
+
+
+class Took(NamedTuple):
+    """Seconds that passed, and seconds of processor time."""
+
+    seconds: float
+    cpu: float
+
+    def __add__(self, other: tuple[float, ...]) -> Took:
+        """Both, one after the other."""
+        return Took(self.seconds + other[0], self.cpu + other[1])
+
+
+class Stopwatch:
+    """What the body of a ``with`` took, in ``took``."""
+
+    def __enter__(self) -> Stopwatch:
+        self._start = Took(time.perf_counter(), time.process_time())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.took = Took(time.perf_counter() - self._start.seconds, time.process_time() - self._start.cpu)
 
 
 class Peer:
@@ -36,15 +58,16 @@ class Peer:
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 
-    def annotate(self, texts: Sequence[str]) -> tuple[list[Annotation], float]:
-        """Their annotations, and the seconds they took."""
+    def annotate(self, texts: Sequence[str]) -> tuple[list[Annotation], Took]:
+        """Their annotations, and what they took."""
         answer = self._ask({"annotate": texts})
-        return [_annotation(found) for found in answer["annotations"]], answer["seconds"]
+        took = Took(answer["seconds"], answer["cpu"])
+        return [_annotation(found) for found in answer["annotations"]], took
 
-    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, list[float]], float]:
-        """F1 of each pair by level, and the seconds they took."""
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, list[float]], Took]:
+        """F1 of each pair by level, and what they took."""
         answer = self._ask({"refs": references, "hyps": hypotheses})
-        return answer, answer.pop("seconds")
+        return answer, Took(answer.pop("seconds"), answer.pop("cpu"))
 
     def _ask(self, task: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -62,9 +85,7 @@ class Peer:
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 

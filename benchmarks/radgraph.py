@@ -97,10 +97,12 @@ def _rounds(ours: RadGraph, peer: Peer | None, texts: list[str], args: argparse.
 
 
 def _distinct(ours: RadGraph, peer: Peer | None, reports: list[str], clock: _EncoderClock) -> dict[str, float]:
-    start, cpu = time.perf_counter(), time.process_time()
+    from _radgraph_peer import Stopwatch
+
     clock.seconds = 0.0
-    found = ours.annotate(reports)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    with Stopwatch() as watch:
+        found = ours.annotate(reports)
+    seconds, cpu = watch.took
     result = {
         "reports_per_s": len(reports) / seconds,
         "encoder_share": clock.seconds / seconds,
@@ -109,10 +111,13 @@ def _distinct(ours: RadGraph, peer: Peer | None, reports: list[str], clock: _Enc
         "relations_per_report": sum(len(one.relations) for each in found for one in each.entities) / len(reports),
     }
     if peer:
-        theirs, peer_seconds = peer.annotate(reports)
-        result["peer_reports_per_s"] = len(reports) / peer_seconds
-        result["ratio_peer"] = peer_seconds / seconds
-        result["reports_that_differ"] = sum(a != b for a, b in zip(found, theirs, strict=True))
+        theirs, took = peer.annotate(reports)
+        result |= {
+            "peer_reports_per_s": len(reports) / took.seconds,
+            "ratio_peer": took.seconds / seconds,
+            "cpu_ratio_peer": took.cpu / cpu,
+            "reports_that_differ": sum(a != b for a, b in zip(found, theirs, strict=True)),
+        }
     return result
 
 
@@ -120,26 +125,30 @@ def _grpo(
     ours: RadGraph, peer: Peer | None, references: list[str], texts: list[str], draw: random.Random
 ) -> dict[str, float]:
     """Groups as a trainer scores them: each reference beside its rollouts, which are new in every epoch."""
+    from _radgraph_peer import Stopwatch, Took
     from _radgraph_reports import rollouts
 
     from rewards.radgraph import RadGraphMetric
 
     metrics = [RadGraphMetric(ours, level) for level in LEVELS]
-    seconds = peer_seconds = difference = 0.0
-    for _ in range(EPOCHS):
-        for reference in references:
-            hypotheses = rollouts(reference, texts, ROLLOUTS, draw)
-            start = time.perf_counter()
-            scores = [metric.score_pairs([reference] * ROLLOUTS, hypotheses) for metric in metrics]
-            seconds += time.perf_counter() - start
-            if peer:
-                theirs, took = peer.score([reference] * ROLLOUTS, hypotheses)
-                peer_seconds += took
-                for level, found in zip(LEVELS, scores, strict=True):
-                    difference = max([difference, *(abs(a - b) for a, b in zip(found, theirs[level], strict=True))])
-    result = {"pairs_per_s": EPOCHS * len(references) * ROLLOUTS / seconds}
+    own, other, difference = Took(0, 0), Took(0, 0), 0.0
+    for reference in references * EPOCHS:
+        group, hypotheses = [reference] * ROLLOUTS, rollouts(reference, texts, ROLLOUTS, draw)
+        with Stopwatch() as watch:
+            scores = [metric.score_pairs(group, hypotheses) for metric in metrics]
+        own += watch.took
+        if peer:
+            theirs, took = peer.score(group, hypotheses)
+            other += took
+            for level, found in zip(LEVELS, scores, strict=True):
+                difference = max([difference, *(abs(a - b) for a, b in zip(found, theirs[level], strict=True))])
+    result = {"pairs_per_s": len(references) * EPOCHS * ROLLOUTS / own.seconds}
     if peer:
-        result |= {"ratio_peer_group": peer_seconds / seconds, "f1_max_abs_diff": difference}
+        result |= {
+            "ratio_peer_group": other.seconds / own.seconds,
+            "cpu_ratio_peer_group": other.cpu / own.cpu,
+            "f1_max_abs_diff": difference,
+        }
     return result
 
 

@@ -23,7 +23,7 @@ from rewards.radgraph.words import VARIANTS, Variant, words_of
 
 RULES: Final = "1"
 """Changes when the same archive annotates the same text differently; part of a cache's name."""
-_BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 32_768}
+_BATCH_TOKENS: Final = {"cpu": 512, "cuda": 32_768}
 
 
 class RadGraph:
@@ -33,7 +33,7 @@ class RadGraph:
         folder: the archive, unpacked or as the ``.tar.gz`` it is downloaded as.
         variant: which of the published models it holds.
         device: a GPU where there is one, otherwise the CPU.
-        batch_tokens: word pieces that are encoded at once, padding included; a longer text goes alone. Default: 1024
+        batch_tokens: word pieces that are encoded at once, padding included; a longer text goes alone. Default: 512
             on a CPU, whose caches hold no more, and 32,768 on a GPU.
         cache: folder to keep annotations in, for other processes and later runs.
         dtype: of the encoder; bfloat16 on a GPU, float32 on a CPU. The heads are float32 everywhere.
