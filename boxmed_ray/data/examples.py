@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from boxmed_ray.config import MCLConfig
-from boxmed_ray.data.concepts import NO_FINDING
+from rewards.categories import NO_FINDING
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
