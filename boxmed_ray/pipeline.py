@@ -39,6 +39,7 @@ from boxmed_ray.stages.rollouts import rollout_pool
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.train_loop import Kind
 from boxmed_ray.tracking import MetricsWriter, Progress
+from rewards.registry import check
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -50,8 +51,16 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         ConfigError, DataError: what cannot run, before anything is trained.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
+    _check_rewards(config)
     _make_folder(config, resume)
     Run(config).go()
+
+
+def _check_rewards(config: RunConfig) -> None:
+    try:
+        check(config.svr.rewards, config.scorers.paths)
+    except ValueError as error:
+        raise ConfigError(f"svr.rewards: {error}") from error
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:

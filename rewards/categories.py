@@ -1,9 +1,10 @@
-"""The 14 categories of CheXpert, which labellers and label rewards share.
+"""The 14 categories of CheXpert and what a report may say of them, which labellers and label rewards share.
 
-What lives here: their names in the order of the knowledge bank. What does not: how text is read for them
+What lives here: the names, in the order of the knowledge bank. What does not: how text is read for them
 (text/labels.py, chexbert.py).
 """
 
+from enum import StrEnum
 from typing import Final
 
 NO_FINDING: Final = "No Finding"
@@ -26,3 +27,11 @@ CATEGORIES: Final[tuple[str, ...]] = (
     SUPPORT_DEVICES,
 )
 """The 14 CheXpert categories (Irvin et al., 2019)."""
+
+
+class Status(StrEnum):
+    """What a report says of something it mentions."""
+
+    POSITIVE = "positive"
+    UNCERTAIN = "uncertain"
+    NEGATIVE = "negative"

@@ -283,7 +283,7 @@ def run_svr(
 
 def _reward_actor(config: RunConfig) -> Any:
     actor = ray.remote(RewardWorker).options(num_cpus=0)
-    return actor.remote(config.svr.rewards, config.data.coordinates, config.data.image_size)
+    return actor.remote(config.svr.rewards, config.data.coordinates, config.data.image_size, config.scorers.paths)
 
 
 def _check(report: dict[str, Any]) -> None:

@@ -13,23 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from rewards.categories import CATEGORIES, NO_FINDING, SUPPORT_DEVICES
+from rewards.categories import CATEGORIES, NO_FINDING, SUPPORT_DEVICES, Status
+from rewards.text.pair import MAX_CHARACTERS
 from rewards.text.phrases import SENTENCE_END, Entry, Found, Table, find_phrases, shipped_table
 
-MAX_CHARACTERS = 20_000
-"""Text beyond this is not read."""
 _REACH = 4
 """Words between a word and the noun that it stands before: "enlargement of the heart"."""
-
-
-class Status(StrEnum):
-    """What a report says of a finding it mentions."""
-
-    POSITIVE = "positive"
-    UNCERTAIN = "uncertain"
-    NEGATIVE = "negative"
+_LOOK_AHEAD = 40
+"""Phrases that are looked at after one: bounds the time of a text without sentence ends."""
 
 
 _STRENGTH = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
@@ -250,10 +242,6 @@ class _Reader:
             if stops(self._phrases[i]):
                 return self._phrases[i]
         return None
-
-
-_LOOK_AHEAD = 40
-"""Phrases that are looked at after one: bounds the time of a text without sentence ends."""
 
 
 def _doubt(mentioned: Sequence[Mention]) -> None:

@@ -14,17 +14,18 @@ from rewards.sample import Sample, Score, flags_of
 MAX_CHARACTERS = 20_000
 """Text beyond this is not read: a report has some hundred words."""
 
-_THINK = re.compile(r"\s*<think>")
-_CLOSE_THINK = "</think>"
+_OPEN_THINK, _CLOSE_THINK = "<think>", "</think>"
 _ANSWER_TAG = re.compile(r"</?answer>")
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
 
 
 class PairMetric(Protocol):
     """Scores hypotheses against their references; the score of a pair never depends on the other pairs."""
 
-    name: str
-    """Says all that changes the number: model, variant, corpus of weights."""
+    @property
+    def name(self) -> str:
+        """Says all that changes the number: model, variant, corpus of weights."""
+        ...
 
     def score_pairs(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
         """One finite number a pair, in order.
@@ -49,12 +50,13 @@ def has_words(text: str) -> bool:
 def spoken(response: str) -> str:
     """The report in a response: what comes after the thinking, without answer tags.
 
-    Thinking that never ends is no report: empty.
+    Thinking that never ends is no report: empty. Where a prompt has opened the thinking already, the response holds
+    its end alone.
     """
-    response = response[:MAX_CHARACTERS]
-    if _THINK.match(response):
-        response = response.partition(_CLOSE_THINK)[2]
-    return _ANSWER_TAG.sub(" ", response).strip()
+    _, closed, report = response[:MAX_CHARACTERS].rpartition(_CLOSE_THINK)
+    if not closed and report.lstrip().startswith(_OPEN_THINK):
+        return ""
+    return _ANSWER_TAG.sub(" ", report).strip()
 
 
 class PairReward:
@@ -73,12 +75,13 @@ class PairReward:
 
     def score(self, batch: Sequence[Sample]) -> list[Score]:
         """One Score per sample, not below the floor."""
-        pairs = {i: (s.target_text or "", spoken(s.text)) for i, s in enumerate(batch)}
+        pairs = {i: (sample.target_text or "", spoken(sample.text)) for i, sample in enumerate(batch)}
         pairs = {i: pair for i, pair in pairs.items() if all(map(has_words, pair))}
         scores = self._metric.score_pairs([ref for ref, _ in pairs.values()], [hyp for _, hyp in pairs.values()])
-        values = dict(zip(pairs, (max(self._floor, self._sign * score) for score in scores), strict=True))
-        return [
-            Score(value, {self._name: value}, flags_of(sample))
-            for i, sample in enumerate(batch)
-            for value in [values.get(i, self._floor)]
-        ]
+        values = dict(zip(pairs, (self._sign * score for score in scores), strict=True))
+        return [self._one(sample, values.get(i, self._floor)) for i, sample in enumerate(batch)]
+
+    def _one(self, sample: Sample, value: float) -> Score:
+        # A number that is not finite goes on as it is: whoever adds rewards up flags it.
+        value = self._floor if value < self._floor else value
+        return Score(value, {self._name: value}, flags_of(sample))

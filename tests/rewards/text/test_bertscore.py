@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from bert_score import BERTScorer
 from bert_score.utils import get_idf_dict
 from hypothesis import given, settings
@@ -15,16 +14,8 @@ from hypothesis import strategies as st
 
 from rewards.scorers import minilm_folder
 from rewards.text.bertscore import BertScore
-from tests.rewards.text.encoders import CORPUS, tiny_roberta
+from tests.rewards.encoders import CORPUS, REPORTS, tiny_roberta
 
-REPORTS = [
-    *CORPUS,
-    "  Stable cardiomegaly.\nNo effusion  or pneumothorax. ",
-    "Ein kleiner Pleuraerguss. 胸水なし. Нет выпота.",
-    "...",
-    "x",
-    "effusion " * 400,
-]
 PAIRS = [(ref, hyp) for ref in REPORTS for hyp in REPORTS]
 
 
@@ -51,8 +42,8 @@ def test_equals_the_package(fixture: str, layers: int, weighted: bool, request: 
     if weighted:
         scorer._idf_dict = get_idf_dict(CORPUS, scorer._tokenizer, nthreads=0)  # compute_idf starts processes
     ours = BertScore(folder, layers=layers, idf_corpus=CORPUS if weighted else None, device="cpu")
-    expected = theirs(scorer, PAIRS)
-    assert ours.score_pairs(*map(list, zip(*PAIRS, strict=True))) == pytest.approx(expected, abs=1e-5)
+    pairs = PAIRS if fixture == "roberta" else [pair for pair in PAIRS[::5] if max(map(len, pair)) < 100]
+    assert ours.score_pairs(*map(list, zip(*pairs, strict=True))) == pytest.approx(theirs(scorer, pairs), abs=1e-5)
 
 
 def test_rescaling_equals_the_package(roberta: Path, tmp_path: Path):
@@ -107,7 +98,7 @@ def test_what_cannot_score_is_refused(roberta: Path, tmp_path: Path):
         BertScore(roberta, layers=7)
     with pytest.raises(ValueError, match="corpus of IDF weights is empty"):
         BertScore(roberta, layers=5, idf_corpus=[])
-    with pytest.raises(OSError, match=str(tmp_path)):
+    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
         BertScore(tmp_path, layers=5)
     with pytest.raises(ValueError, match="2 references and 1 hypotheses"):
         BertScore(roberta, layers=5).score_pairs(["a", "b"], ["a"])
@@ -118,4 +109,4 @@ def test_weights_of_a_single_reference_are_not_all_zero(roberta: Path):
     metric = BertScore(roberta, layers=5, idf_corpus=CORPUS, device="cpu")
     [score] = metric.score_pairs([CORPUS[0]], [CORPUS[0]])
     assert score == pytest.approx(1, abs=1e-5)
-    assert torch.tensor(metric._weights(metric._tokens(CORPUS[0]))).sum() == pytest.approx(1)
+    assert float(metric._weights(metric._tokens(CORPUS[0])).sum()) == pytest.approx(1)
