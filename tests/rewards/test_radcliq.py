@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.chexbert import CheXbert, CheXbertSimilarity
-from rewards.radcliq import CONSTANTS, VERSIONS, RadCliQ, Version, composite
+from rewards.radcliq import CONSTANTS, VERSIONS, RadCliQ, Version, composite, worst
+from rewards.sample import Sample
 from rewards.text.bertscore import BertScore
 from rewards.text.bleu import Bleu2
-from rewards.text.pair import PairMetric
+from rewards.text.pair import PairMetric, PairReward
 from tests.rewards.encoders import REPORTS, tiny_chexbert, tiny_roberta
 
 feature = st.floats(-1, 1)
@@ -81,6 +82,15 @@ def test_the_metric_is_the_composite_of_its_features(radcliq: RadCliQ, metrics: 
     columns = [metric.score_pairs(references, hypotheses) for metric in metrics]
     expected = [composite(row, "v1") for row in zip(*columns, strict=True)]
     assert radcliq.score_pairs(references, hypotheses) == pytest.approx(expected, abs=1e-5)
+
+
+def test_as_a_reward_it_is_negated_and_no_words_are_worse_than_any(radcliq: RadCliQ):
+    reward = PairReward("radcliq_v1", radcliq, floor=-worst("v1"), sign=-1)
+    texts = ["", "...", "<think>Is there fluid?", *REPORTS[:4], "é" * 10_000, "胸水なし"]
+    values = [s.value for s in reward.score([Sample(text, (), True, (), target_text=REPORTS[0]) for text in texts])]
+    assert values[:3] == [-worst("v1")] * 3
+    assert values[3] == max(values) == pytest.approx(-radcliq.score_pairs(REPORTS[:1], REPORTS[:1])[0])
+    assert min(values[3:]) > -worst("v1")
 
 
 @pytest.fixture(scope="module")
