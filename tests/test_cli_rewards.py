@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from boxmed_ray import cli
+from boxmed_ray.config import ConfigError, load_config
 from rewards.scorers import ENVIRONMENT
 
 REFERENCES = ["Small left effusion.", "Heart size is normal.", ""]
@@ -100,6 +101,18 @@ def test_a_missing_scorer_is_an_error_that_says_how_to_get_it(run, files: tuple[
     assert f"{tmp_path} lacks config.json" in err
     assert "hf download" in err
     assert "NAME one of: bertscore" in run("score", *options, "--scorer", "bert")[2]
+
+
+def test_a_run_with_a_missing_scorer_is_refused_before_it_has_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from boxmed_ray import pipeline
+
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    config = load_config("phantom-cpu", [f"runs_dir={tmp_path}", "svr.rewards={radcliq_v1: 1.0}"])
+    with pytest.raises(ConfigError, match=r"svr\.rewards: radgraph is missing"):
+        pipeline.run(config)
+    with pytest.raises(ConfigError, match=r"svr\.rewards: .*'iuo' is unknown"):
+        pipeline.run(config.model_copy(update={"svr": config.svr.model_copy(update={"rewards": {"iuo": 1.0}})}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_lists_every_metric_and_its_remedy(run):

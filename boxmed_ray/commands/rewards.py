@@ -6,6 +6,7 @@ What lives here: reading files and printing. What does not: any metric (rewards/
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def score(metric: str, refs: Path, hyps: Path, refs_key: str, hyps_key: str, pat
     Raises:
         ConfigError: an unknown metric, a missing scorer, or files that cannot be read or do not pair.
     """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it lists the weights that a scorer leaves out
     references, hypotheses = _reports(refs, refs_key), _reports(hyps, hyps_key)
     if len(references) != len(hypotheses) or not references:
         raise ConfigError(

@@ -85,7 +85,7 @@ class _Scope:
         separator: kind of the last separator, and the token after it.
         listed: the mentions are joined by "and" or "or", so that a cue after them means them all.
         mentions: of the clause, which a cue after them may reach.
-        subjects: groups of the nouns of the clause.
+        subjects: groups of the nouns of the clause, each once.
         waiting: states that stand before the noun they belong to, and their status.
     """
 
@@ -172,6 +172,7 @@ class _Reader:
             scope.denied |= "denies" in cues
             scope.doubted |= "doubts" in cues
             scope.fresh = scope.verb = False
+            scope.mentions = []
             return
         reached = scope.mentions if scope.listed else scope.mentions[-1:]
         if "denied" in cues:
@@ -189,7 +190,8 @@ class _Reader:
         for states, status in self._scope.waiting:
             self._join(entry.subjects, states, status)
         self._scope.waiting = []
-        self._scope.subjects.append(entry.subjects)
+        if entry.subjects not in self._scope.subjects:
+            self._scope.subjects.append(entry.subjects)
 
     def _state(self, index: int, found: Found) -> None:
         scope = self._scope
