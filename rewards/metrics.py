@@ -6,11 +6,10 @@ What lives here: the names, and how a metric is put together from scorers. What 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rewards.radcliq import VERSIONS, RadCliQ, Version, worst
 from rewards.scorers import MissingScorerError, Paths, locate
@@ -99,11 +98,11 @@ def _chexbert(paths: Paths) -> PairMetric:
 
 
 def _radgraph(paths: Paths, *, large: bool = False) -> PairMetric:
-    radgraph: Any = importlib.import_module("rewards.radgraph")
-    variant = "radgraph-xl" if large else "radgraph"
-    folder = locate(variant.replace("-", "_"), paths)
-    metric: PairMetric = radgraph.RadGraphMetric(radgraph.RadGraph(Path(folder), variant=variant))
-    return metric
+    from rewards.radgraph import RadGraph, RadGraphMetric
+
+    if large:
+        return RadGraphMetric(RadGraph(Path(locate("radgraph_xl", paths)), variant="radgraph-xl"))
+    return RadGraphMetric(RadGraph(Path(locate("radgraph", paths))))
 
 
 def _clinical_lite(_: Paths) -> PairMetric:

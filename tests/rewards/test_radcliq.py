@@ -11,15 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks._radgraph_archive import TINY, build_archive
+from benchmarks._radgraph_reports import made_up
 from rewards.chexbert import CheXbert, CheXbertSimilarity
 from rewards.radcliq import CONSTANTS, VERSIONS, RadCliQ, Version, composite, worst
+from rewards.radgraph import RadGraph, RadGraphMetric
 from rewards.sample import Sample
 from rewards.text.bertscore import BertScore
 from rewards.text.bleu import Bleu2
 from rewards.text.pair import PairMetric, PairReward
-from tests.rewards.encoders import REPORTS, tiny_chexbert, tiny_roberta
+from tests.rewards.encoders import REPORTS as TEXTS
+from tests.rewards.encoders import tiny_chexbert, tiny_roberta
 
 feature = st.floats(-1, 1)
+REPORTS = [*made_up(4), *TEXTS]
 
 
 def test_check_values_of_the_publication():
@@ -63,12 +68,13 @@ def test_what_is_no_feature_vector_is_refused():
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> list[PairMetric]:
-    """The four features in order; BLEU-2 stands where RadGraph F1 has its place, a number in [0, 1] as well."""
+    """The four features in order, over scorers with random weights."""
     folder = tmp_path_factory.mktemp("scorers")
+    build_archive(folder / "radgraph", TINY, made_up(60))
     tiny_chexbert(folder / "chexbert")
     bertscore = BertScore(tiny_roberta(folder / "bertscore"), layers=5, baseline=0.1, device="cpu")
     chexbert = CheXbertSimilarity(CheXbert(folder / "chexbert", device="cpu"))
-    return [Bleu2(), bertscore, chexbert, Bleu2()]
+    return [RadGraphMetric(RadGraph(folder / "radgraph", device="cpu")), bertscore, chexbert, Bleu2()]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,7 @@ def radcliq(metrics: list[PairMetric]) -> RadCliQ:
 def test_the_metric_is_the_composite_of_its_features(radcliq: RadCliQ, metrics: list[PairMetric]):
     references, hypotheses = [REPORTS[0]] * len(REPORTS), REPORTS
     columns = [metric.score_pairs(references, hypotheses) for metric in metrics]
+    assert all(len(set(column)) > 2 for column in columns)
     expected = [composite(row, "v1") for row in zip(*columns, strict=True)]
     assert radcliq.score_pairs(references, hypotheses) == pytest.approx(expected, abs=1e-5)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._radgraph_archive import TINY, build_archive
+from benchmarks._radgraph_reports import made_up
 from rewards.metrics import METRICS, build_metric, check_metric
 from rewards.registry import build, check
 from rewards.sample import Sample
@@ -16,8 +18,10 @@ from tests.rewards.encoders import CORPUS, tiny_chexbert, tiny_roberta
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of scorers as $BOXMED_SCORERS names one, without RadGraph."""
+    """A folder of scorers as $BOXMED_SCORERS names one."""
     folder = tmp_path_factory.mktemp("scorers")
+    build_archive(folder / "radgraph", TINY, made_up(60))
+    build_archive(folder / "radgraph_xl", TINY, made_up(60), "radgraph-xl")
     tiny_roberta(folder / "bertscore")
     tiny_chexbert(folder / "chexbert")
     (folder / "idf_corpus").write_text("\n".join(CORPUS) + "\n", encoding="utf-8")
@@ -74,21 +78,25 @@ def test_an_unreadable_scorer_is_an_error_and_no_zero(tiny: Path, tmp_path: Path
         build_metric("bertscore", {"bertscore": tmp_path})
 
 
-def test_names_say_what_changes_the_number(tiny: Path):
+def test_names_say_what_changes_the_number(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     paths = {"bertscore": tiny / "bertscore", "idf_corpus": tiny / "idf_corpus"}
     assert build_metric("bertscore", paths).name == "bertscore"
     name = build_metric("bertscore_idf", paths).name
     assert name.startswith("bertscore_idf[")
     assert len(name) == len("bertscore_idf[01234567]")
+    monkeypatch.setenv(ENVIRONMENT, str(tiny))
+    assert build_metric("radgraph", {}).name == "radgraph_f1"
+    assert build_metric("radgraph_xl", {}).name == "radgraph_xl_f1"
+    assert build_metric("radcliq_v1", {}).name == "radcliq_v1"
+    assert build_metric("radcliq_v0_xl_idf", {}).name == f"radcliq_v0_xl{name.removeprefix('bertscore')}"
     assert check_metric("clinical-lite", {}) == "clinical_lite"
     assert {"radcliq_v0", "radcliq_v1", "radcliq_v1_xl", "radcliq_v1_idf", "radcliq_v1_xl_idf"} <= METRICS.keys()
 
 
-def test_every_reward_over_tiny_scorers_is_finite_and_not_below_its_floor(tiny: Path):
-    paths = {name: tiny / name for name in ("bertscore", "chexbert", "idf_corpus")}
-    names = [name for name, metric in METRICS.items() if set(metric.needs) <= {*paths, "minilm"}]
-    assert set(names) == {"bleu_2", "clinical_lite", "bertscore", "bertscore_idf", "chexbert"}
-    reward = build(dict.fromkeys(names, 1.0), paths)
+def test_every_reward_over_tiny_scorers_is_finite_and_not_below_its_floor(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(ENVIRONMENT, str(tiny))
+    names = list(METRICS)
+    reward = build(dict.fromkeys(names, 1.0))
     texts = ["", "...", "<think>no end", "é" * 10_000, "胸水なし。心拡大なし。", "\x00\ufffd\u2028", *CORPUS]
     scores = reward.score([Sample(text, (), True, (), target_text=CORPUS[0]) for text in texts])
     assert not any(score.flags & {"scorer_error"} for score in scores)
