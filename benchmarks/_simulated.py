@@ -241,6 +241,7 @@ class Learner:
     world: World
     on_learn: Callable[[int], None]
     version: int = 0
+    collective: bool = False
 
     def learn(self, scored: Sequence[ScoredGroup]) -> dict[str, Any]:
         """One update on scored groups."""
@@ -248,6 +249,9 @@ class Learner:
         time.sleep(self.world.learn_s / self.world.speed)
         self.version += 1
         return {"updated": 1.0, "weight_version": self.version, "seconds": {}}
+
+    def save_checkpoint(self, *_: Any) -> None:
+        """Nothing to save."""
 
     def publish(self) -> Learner:
         """What is published has a version."""

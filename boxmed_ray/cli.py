@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
+app.add_typer(rewards_app, name="rewards")
+
 RunsDir = Annotated[
     str | None,
     typer.Option(
@@ -190,6 +193,48 @@ def doctor(
     from boxmed_ray.commands.doctor import doctor as run
 
     raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))
+
+
+Scorer = Annotated[
+    list[str] | None,
+    typer.Option("--scorer", metavar="NAME=PATH", help="Where a scorer lies. Default: below $BOXMED_SCORERS."),
+]
+
+
+@rewards_app.command()
+def radcliq(
+    features: Annotated[str, typer.Option(help="RadGraph F1, BERTScore, CheXbert similarity, BLEU-2: four numbers.")],
+    version: Annotated[str, typer.Option(help="v0 or v1.")] = "v1",
+) -> None:
+    """RadCliQ of four features; less is better. The number is the last word."""
+    from boxmed_ray.commands.rewards import radcliq as run
+
+    run(features, version)
+
+
+@rewards_app.command()
+def score(
+    metric: Annotated[str, typer.Option(help="A metric of `boxmed rewards check`, e.g. clinical-lite.")],
+    refs: Annotated[Path, typer.Option(help="Reference reports: one a line, or JSON Lines (.jsonl).")],
+    hyps: Annotated[Path, typer.Option(help="Reports to score, in the same order.")],
+    key: Annotated[str, typer.Option(help="Key of the report in JSON Lines.")] = "report",
+    refs_key: Annotated[str | None, typer.Option(help="The same for --refs alone.")] = None,
+    scorer: Scorer = None,
+) -> None:
+    """Score reports against references: one number a line, then the mean."""
+    from boxmed_ray.commands.rewards import score as run
+    from boxmed_ray.commands.rewards import scorer_paths
+
+    run(metric, refs, hyps, refs_key or key, key, scorer_paths(scorer or []))
+
+
+@rewards_app.command()
+def check(scorer: Scorer = None) -> None:
+    """Which metrics are ready, and how to get what the others need."""
+    from boxmed_ray.commands.rewards import check as run
+    from boxmed_ray.commands.rewards import scorer_paths
+
+    run(scorer_paths(scorer or []))
 
 
 if __name__ == "__main__":

@@ -293,6 +293,21 @@ class SVRConfig(Part):
         return self
 
 
+class ScorersConfig(Part):
+    """Where published scorers lie; what is not named here is looked for below $BOXMED_SCORERS (docs/rewards.md)."""
+
+    bertscore: Path | None = Field(None, description="Folder of distilroberta-base.")
+    chexbert: Path | None = Field(None, description="Folder with chexbert.pth, configuration and tokenizer.")
+    radgraph: Path | None = Field(None, description="RadGraph's archive, unpacked or not.")
+    radgraph_xl: Path | None = Field(None, description="RadGraph-XL's archive, unpacked or not.")
+    idf_corpus: Path | None = Field(None, description="Reports, one a line, whose words weigh BERTScore with IDF.")
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Name → path of those that are named."""
+        return {name: path for name, path in self if path is not None}
+
+
 class EvaluateConfig(Part):
     """Evaluation on held-out studies."""
 
@@ -378,6 +393,7 @@ class RunConfig(Part):
     mcl: MCLConfig = MCLConfig()
     svr: SVRConfig = SVRConfig()
     adapter: AdapterConfig = AdapterConfig()
+    scorers: ScorersConfig = ScorersConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: ResourcesConfig = ResourcesConfig()
 

@@ -42,6 +42,7 @@ from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
 from boxmed_ray.tracking import MetricsWriter, Progress
+from rewards.registry import check
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -54,9 +55,17 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
+    _check_rewards(config)
     with mirrored(config, resume=resume):
         _make_folder(config, resume)
         Run(config).go()
+
+
+def _check_rewards(config: RunConfig) -> None:
+    try:
+        check(config.svr.rewards, config.scorers.paths)
+    except ValueError as error:
+        raise ConfigError(f"svr.rewards: {error}") from error
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:

@@ -1,7 +1,7 @@
-"""Box rewards: IoU for one box, Hungarian soft-F1 for several.
+"""Boxes of one answer: IoU for one box, Hungarian soft-F1 for several, average precision.
 
-What lives here: the geometry and the two rewards over it. What does not: reading boxes out of a response,
-and the corpus metrics of an evaluation (boxmed_ray/evaluate), which call the same functions.
+What lives here: the geometry, the two rewards over it, and RadVLM's AP. What does not: reading boxes out of a
+response, COCO's mAP over a corpus (detection.py), and the means of an evaluation (boxmed_ray/evaluate).
 
 Floors: a malformed answer is 0, so is a wrong number of boxes for IoU, and a box that is inverted, empty or not
 finite has area 0 and hence IoU 0 with everything. Nothing to find and an explicit none is 1.
@@ -21,6 +21,7 @@ from rewards.sample import MALFORMED, BoxT, Sample, Score, flags_of
 FLOOR = 0.0
 MAX_BOXES = 64
 """A response with more boxes is scored as malformed: matching is cubic and no X-ray needs them."""
+AP_THRESHOLD = 0.5
 _LIMIT = 1e9
 
 
@@ -31,7 +32,7 @@ def pairwise_iou(
 
     Inverted, empty and non-finite boxes have area 0 and therefore IoU 0.
     """
-    a, b = _clean(first), _clean(second)
+    a, b = finite_boxes(first), finite_boxes(second)
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap = np.clip(high - low, 0, None).prod(axis=-1)
@@ -74,6 +75,27 @@ def soft_f1(predicted: Sequence[BoxT] | None, target: Sequence[BoxT]) -> float:
     return min(1.0, 2 * total / (len(predicted) + len(target)))
 
 
+def average_precision(
+    predicted: Sequence[BoxT] | None, target: Sequence[BoxT], threshold: float = AP_THRESHOLD
+) -> float:
+    """AP of one answer as RadVLM reports it, in [0, 1]; a corpus's mAP is the mean (arXiv 2502.03333, 2512.10691).
+
+    Answers have no confidence: boxes count in the order they are said. Each claims the target it overlaps most, and is
+    right if their IoU reaches ``threshold`` and nobody has claimed it before. AP is the area under the envelope of
+    precision over recall. One or both sides empty, or malformed, is 0; so mAP is over prompts with a target.
+    """
+    if not predicted or not target or len(predicted) > MAX_BOXES:
+        return FLOOR
+    overlaps = pairwise_iou(predicted, target)
+    claimed = overlaps.argmax(axis=1)
+    close = np.flatnonzero(overlaps.max(axis=1) >= threshold)
+    _, first = np.unique(claimed[close], return_index=True)
+    right = np.sort(close[first])
+    precision = np.arange(1, len(right) + 1) / (right + 1)
+    envelope = np.maximum.accumulate(precision[::-1])
+    return float(envelope.sum() / len(target))
+
+
 class IouReward:
     """R_IoU of arXiv 2504.18453: see ``answer_iou``."""
 
@@ -108,7 +130,8 @@ def _matchable(boxes: Sequence[BoxT], other: Sequence[BoxT]) -> list[BoxT]:
     return [box for box, count in Counter(boxes).items() for _ in range(min(count, max(1, allowed[box])))]
 
 
-def _clean(boxes: Sequence[BoxT] | NDArray[np.float64]) -> NDArray[np.float64]:
+def finite_boxes(boxes: Sequence[BoxT] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """The boxes as an (n, 4) array; a box that is not finite is all zeros."""
     array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     array[~np.isfinite(array).all(axis=1)] = 0
     return np.clip(array, -_LIMIT, _LIMIT)

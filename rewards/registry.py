@@ -1,8 +1,8 @@
 """Which rewards there are, and their weighted sum.
 
 What lives here: the names, ``build`` and the Composite. What does not: any reward. Adding one is a file with
-a class that has ``score`` and a line in ``REWARDS``; a user's own function needs neither: its name is
-``module:function``.
+a class that has ``score`` and a line in ``REWARDS``, or a metric of report pairs in ``rewards/metrics.py``; a user's
+own function needs neither: its name is ``module:function``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Protocol
 from rewards.box import IouReward, SoftF1Reward
 from rewards.format import FormatReward
 from rewards.length import LengthReward
+from rewards.metrics import METRICS, build_reward, check_metric
 from rewards.sample import SCORER_ERROR, Sample, Score, flags_of
-from rewards.text.bleu import Bleu2Reward
+from rewards.scorers import Paths
 
 log = logging.getLogger(__name__)
 
@@ -35,30 +36,44 @@ REWARDS: dict[str, Callable[[], Reward]] = {
     "soft_f1": SoftF1Reward,
     "format": FormatReward,
     "length": LengthReward,
-    "bleu_2": Bleu2Reward,
 }
-"""Name in a config → what builds the reward."""
+"""Name in a config → what builds the reward. Every metric of reports is one as well (METRICS)."""
 
 FLOOR = 0.0
 """Component of a sample on which its scorer failed."""
 
 
-def build(weights: Mapping[str, float]) -> Composite:
+def build(weights: Mapping[str, float], paths: Paths | None = None) -> Composite:
     """The weighted sum of the named rewards.
 
     Args:
         weights: name (or ``module:function``) → weight, any finite number.
+        paths: where scorers lie (scorers.py).
 
     Raises:
-        ValueError: no rewards, an unknown name, a module or function that cannot be imported, or a weight
-            that is not a finite number. A run fails here, before it starts.
+        ValueError: what ``check`` refuses, or a scorer that cannot be read.
+    """
+    paths = paths or {}
+    check(weights, paths)
+    return Composite({name: (weight, _load(name, paths)) for name, weight in weights.items()})
+
+
+def check(weights: Mapping[str, float], paths: Paths) -> None:
+    """Refuse what cannot be built, without loading a model: for a run to fail before it starts.
+
+    Raises:
+        ValueError: no rewards, an unknown name, a module or function that cannot be imported, a weight that is
+            not a finite number, or a scorer that is missing.
     """
     if not weights:
-        raise ValueError(f"no reward is named; use at least one of: {', '.join(REWARDS)}")
+        raise ValueError(f"no reward is named; use at least one of: {_NAMES}")
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise ValueError(f"weight of reward {name!r} is {weight!r}; it must be a finite number")
-    return Composite({name: (weight, _load(name)) for name, weight in weights.items()})
+        if _is_metric(name):
+            check_metric(name, paths)
+        elif name not in REWARDS:
+            _function(name)
 
 
 class Composite:
@@ -131,16 +146,29 @@ class FunctionReward:
         ]
 
 
-def _load(name: str) -> Reward:
+def _load(name: str, paths: Paths) -> Reward:
     if name in REWARDS:
         return REWARDS[name]()
+    if _is_metric(name):
+        return build_reward(name, paths)
+    return FunctionReward(name, _function(name))
+
+
+_NAMES = ", ".join((*REWARDS, *METRICS))
+
+
+def _is_metric(name: str) -> bool:
+    return name.replace("-", "_") in METRICS
+
+
+def _function(name: str) -> Callable[[Sequence[Sample]], Sequence[float | Score]]:
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"reward {name!r} is unknown; use one of: {', '.join(REWARDS)}, or module:function")
+        raise ValueError(f"reward {name!r} is unknown; use one of: {_NAMES}, or module:function")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        function: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"reward {name!r} cannot be imported: {error}; the form is module:function") from error
     if not callable(function):
         raise ValueError(f"reward {name!r} is a {type(function).__name__}, not a function of a batch of samples")
-    return FunctionReward(name, function)
+    return function

@@ -63,3 +63,18 @@ def test_weight_push_prints_the_fixed_keys_as_its_last_line() -> None:
         share = result["bytes"] / 1e9 / workers["transport_s"] / result["memcpy_gbps"]
         assert workers["transport_share_of_memcpy"] == pytest.approx(share, rel=0.02, abs=0.002)
     assert result["workers"][0]["reload_s"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_pool_scale_prints_the_fixed_keys_as_its_last_line() -> None:
+    command = [sys.executable, str(BENCHMARKS / "pool_scale.py"), "--quick", "--workers", "4", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) >= COMMON
+    assert [run["count"] for run in result["workers"]] == [4, 16]
+    for run in [*result["workers"], *result["others"]]:
+        assert 0 < run["sequences"] <= run["slots"] <= run["utilisation"] <= 1
+        assert run["driver_ms_per_group"] > 0
+        assert set(run["queue_groups"]) == {"mean", "max"}
+    assert {run["staleness"] for run in result["workers"]} == {1}

@@ -61,7 +61,7 @@ class EngineLoop:
         self._engine = engine
         self._jobs: deque[_Job] = deque()
         self._running: dict[str, Future[Any]] = {}
-        self._early: dict[Phase, _Job] = {}
+        self._early: list[tuple[Phase, _Job]] = []
         self._last: Phase | None = None
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="engine", daemon=True).start()
@@ -77,15 +77,16 @@ class EngineLoop:
     def phase(self, phase: Phase, call: Callable[[], Any]) -> Future[Any]:
         """A call that is a phase of a push.
 
-        Phases are handed over all at once, and an actor with several threads may get them in another order: each
-        waits for the one that goes before it.
+        Phases are handed over all at once, and an actor with several threads gets them in any order: each waits for
+        the one that goes before it. So there must be a thread for each of them.
         """
         job = _Job(call, alone=True)
         with self._changed:
-            self._early[phase] = job
-            while (ready := next((each for each in self._early if self._in_turn(each)), None)) is not None:
-                self._last = self._last if ready is Phase.CONNECT else ready
-                self._jobs.append(self._early.pop(ready))
+            self._early.append((phase, job))
+            while (ready := next((each for each in self._early if self._in_turn(each[0])), None)) is not None:
+                self._early.remove(ready)
+                self._last = self._last if ready[0] is Phase.CONNECT else ready[0]
+                self._jobs.append(ready[1])
             self._changed.notify()
         return job.future
 

@@ -6,7 +6,8 @@ the reading of an answer (data/prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,13 +24,16 @@ class RewardWorker:
         weights: reward name → weight (rewards/registry.py).
         coordinates: meaning of numbers in answers.
         side: of the square the model sees.
+        scorers: where published scorers lie.
 
     Raises:
-        ValueError: an unknown reward name.
+        ValueError: an unknown reward name, or a scorer that is missing.
     """
 
-    def __init__(self, weights: dict[str, float], coordinates: Coordinates, side: int) -> None:
-        self._reward = build(weights)
+    def __init__(
+        self, weights: dict[str, float], coordinates: Coordinates, side: int, scorers: Mapping[str, Path] | None = None
+    ) -> None:
+        self._reward = build(weights, scorers)
         self._coordinates: Coordinates = coordinates
         self._side = side
 

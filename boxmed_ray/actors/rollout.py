@@ -2,7 +2,7 @@
 
 What lives here: what travels over Ray, in and out. What does not: generation (vllm_engine.py), who may use
 the engine when (engine_loop.py), resources and threads (whoever makes the actor gives it those, and a concurrency
-group ``weights`` of one thread). Methods may be called from several threads at once.
+group ``weights`` with a thread for each phase). Methods may be called from several threads at once.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ goes on with keys and values of the old adapter.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -25,8 +26,8 @@ from boxmed_ray.actors.weight_digest import checked
 from boxmed_ray.actors.weight_file import PREFIX, WeightFileError, remove_stale
 from boxmed_ray.actors.weight_store import fetch
 
-_FIRST = 1 << 20
-"""Numbers below are of adapters that a caller names by their folder."""
+_NUMBERS = itertools.count(1 << 20)
+"""Of this process, whatever is connected anew; numbers below are of adapters that a caller names by their folder."""
 _DIRECTORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
 
@@ -51,7 +52,6 @@ class PushedAdapter:
         remove_stale(_DIRECTORY)
         self._received: tuple[int, AdapterFolder] | None = None
         self._applied: AdapterFolder | None = None
-        self._pushes = 0
         self.request: LoRARequest | None = None
 
     def receive(self, update: Mapping[str, Any]) -> None:
@@ -78,8 +78,7 @@ class PushedAdapter:
         if self._received is None or self._received[0] != version:
             raise WeightFileError(f"finish of version {version} was called before that adapter was received")
         folder = self._received[1]
-        self._pushes += 1
-        number = _FIRST + self._pushes
+        number = next(_NUMBERS)
         request = LoRARequest(f"pushed-{number}", number, str(folder.path))
         llm.llm_engine.add_lora(request)
         if self.request is not None:

@@ -12,8 +12,7 @@ from typing import Final
 
 from boxmed_ray.data.knowledge import DISEASES, REGIONS
 from boxmed_ray.data.study import Box, Finding
-
-NO_FINDING: Final = "No Finding"
+from rewards.categories import NO_FINDING
 
 
 @dataclass(frozen=True, slots=True)

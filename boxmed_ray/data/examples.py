@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from boxmed_ray.config import MCLConfig
-from boxmed_ray.data.concepts import NO_FINDING
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
@@ -26,6 +25,7 @@ from boxmed_ray.data.prompts import (
     parse_answer,
 )
 from boxmed_ray.data.study import Box, DataError, Finding, Study
+from rewards.categories import NO_FINDING
 
 _MAX_SHIFT: Final = 0.4
 """A noisy side moves by at most this share of the side length: the two sides of a box never meet."""

@@ -6,22 +6,9 @@ Left and right are the patient's, as in a report.
 
 from typing import Final
 
-DISEASES: Final[tuple[str, ...]] = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Lesion",
-    "Lung Opacity",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
+from rewards.categories import CATEGORIES
+
+DISEASES: Final = CATEGORIES
 """The 14 CheXpert categories (Irvin et al., 2019)."""
 
 REGIONS: Final[tuple[str, ...]] = (

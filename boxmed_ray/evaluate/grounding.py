@@ -1,7 +1,7 @@
 """Grounding metrics: how well answers place what they were asked for, per label and overall.
 
 What lives here: the record of one prompt and its aggregation. What does not: generating or reading answers,
-and the IoU itself (rewards/box.py): the metric is the function that SVR rewards.
+and the maths of boxes (rewards/): the metric is the function that SVR rewards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from boxmed_ray.evaluate.summary import GroundingSummary, LabelSummary
-from rewards.box import answer_iou, soft_f1
+from rewards.box import answer_iou, average_precision, soft_f1
+from rewards.detection import coco_map
 from rewards.sample import BoxT
 
 HIT = 0.5
@@ -84,6 +85,10 @@ def summarise(records: Sequence[GroundingRecord]) -> GroundingSummary:
         sampled_mean_iou=overall.sampled_mean_iou,
         share_50=overall.share_50,
         soft_f1=fmean(soft_f1(record.greedy, record.target) for record in found),
+        ap_50=fmean(average_precision(record.greedy, record.target) for record in found),
+        coco_map=coco_map(
+            [record.greedy for record in found], [record.target for record in found], [r.label for r in found]
+        ).mean,
         format_rate=fmean(record.well_formed for record in records),
         sampled_format_rate=fmean(sampled_form) if sampled_form else None,
         n=len(found),

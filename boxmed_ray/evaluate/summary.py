@@ -40,6 +40,8 @@ class GroundingSummary(_Section):
     n: int = Field(ge=1, description="Prompts with a target box.")
     per_label: dict[str, LabelSummary]
     soft_f1: Share | None = Field(None, description="Mean soft-F1 of greedy answers.")
+    ap_50: Share | None = Field(None, description="Mean AP at IoU .5 of greedy answers, as RadVLM reports it.")
+    coco_map: Share | None = Field(None, description="COCO's mAP at IoU .5 to .95 of greedy answers, over labels.")
     sampled_format_rate: Share | None = Field(None, description="Share of sampled responses that match the form.")
     images: int | None = Field(None, ge=1, description="Distinct images among the prompts.")
     none_n: int = Field(0, ge=0, description="Prompts about a denied finding.")

@@ -17,6 +17,7 @@ from boxmed_ray.actors.pool_worker import RayWorker
 from boxmed_ray.actors.rollout import RolloutActor
 from boxmed_ray.actors.rollout_io import EngineCrashedError, EngineOptions, OutOfServiceError
 from boxmed_ray.actors.scaling import Limits, Pace
+from boxmed_ray.actors.weight_fleet import Phase
 from boxmed_ray.config import PoolConfig, RunConfig, ScalingConfig
 from boxmed_ray.data.images import ImageStore
 from boxmed_ray.events import EventWriter
@@ -50,9 +51,10 @@ def rollout_pool(
         gpus=resources.gpus_per_rollout,
     )
     cache = None if images.cache is None else str(images.cache)
-    # Each group in the engine waits in a thread of the actor; weight pushes come in by one of their own, in order.
+    # Each group in the engine waits in a thread of the actor. Phases of a push come by threads of their own, one for
+    # each: Ray does not keep their order where there are threads, and an early one waits for those that go before it.
     groups = max(1, resources.max_sequences // config.svr.group_size)
-    actor = ray.remote(concurrency_groups={"weights": 1})(RolloutActor).options(
+    actor = ray.remote(concurrency_groups={"weights": len(Phase)})(RolloutActor).options(
         num_cpus=_CPUS_PER_THREAD * resources.threads,
         num_gpus=resources.gpus_per_rollout,
         max_restarts=0,

@@ -94,7 +94,9 @@ def reward_pool(config: RunConfig, events: EventWriter) -> Pool:
     actor = ray.remote(RewardWorker).options(num_cpus=0, max_restarts=0)
 
     def spawn(_: int) -> RayWorker:
-        handle: Any = actor.remote(config.svr.rewards, config.data.coordinates, config.data.image_size)
+        handle: Any = actor.remote(
+            config.svr.rewards, config.data.coordinates, config.data.image_size, config.scorers.paths
+        )
         return RayWorker(handle)
 
     resources = config.resources

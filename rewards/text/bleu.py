@@ -1,6 +1,6 @@
 """BLEU of one report against one reference, as RadCliQ's BLEU-2 feature defines it.
 
-What lives here: the two tokenisations, the sentence score and its reward. What does not: corpus BLEU, which an
+What lives here: the two tokenisations, the sentence score and its metric. What does not: corpus BLEU, which an
 evaluation takes from sacrebleu (boxmed_ray/evaluate/text.py).
 
 Two tokenisations, because published numbers use both:
@@ -18,12 +18,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from rewards.sample import Sample, Score, flags_of
+from rewards.text.pair import MAX_CHARACTERS, check_pairs
 
 EPSILON = 0.1
 """Stands in for a count of 0 above the unigrams (Chen and Cherry 2014, method 1)."""
-MAX_CHARACTERS = 20_000
-"""Text beyond this is not read: a report has some hundred words."""
 
 _WORD = re.compile(r"\d+(?:\.\d+)+|\w+(?:[-'’]\w+)*|[^\w\s]")
 
@@ -56,14 +54,15 @@ def sentence_bleu(hypothesis: Sequence[str], reference: Sequence[str], order: in
     return min(1.0, math.exp(brevity + logs))
 
 
-class Bleu2Reward:
-    """Sentence BLEU-2 against the reference report. Floor 0: no text, no reference, or no word in common."""
+class Bleu2:
+    """Sentence BLEU-2 against the reference report, in [0, 1]; a PairMetric. 0 without a word in common."""
 
-    def score(self, batch: Sequence[Sample]) -> list[Score]:
-        """One Score per sample, in [0, 1]."""
-        return [self._one(sample) for sample in batch]
+    name = "bleu_2"
 
-    @staticmethod
-    def _one(sample: Sample) -> Score:
-        value = sentence_bleu(radcliq_tokens(sample.text), radcliq_tokens(sample.target_text or ""))
-        return Score(value, {"bleu_2": value}, flags_of(sample))
+    def score_pairs(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
+        """One score a pair, in [0, 1]."""
+        check_pairs(references, hypotheses)
+        return [
+            sentence_bleu(radcliq_tokens(hypothesis), radcliq_tokens(reference))
+            for reference, hypothesis in zip(references, hypotheses, strict=True)
+        ]

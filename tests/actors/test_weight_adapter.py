@@ -70,6 +70,17 @@ def test_after_every_push_vllm_with_the_adapter_is_the_learner(case: Case) -> No
     assert [folder.exists() for folder in seen] == [False, False, False, True]
 
 
+def test_a_worker_that_is_connected_anew_takes_no_adapter_for_one_it_has(case: Case) -> None:
+    case.move(seed=6)
+    case.push.send_weights(6)
+    case.served.engine._pushed.close()
+    case.served.engine._pushed = None
+    case.served.engine.weight_phase("connect", {"backend": "lora"})
+    case.move(seed=7)
+    case.push.send_weights(7)
+    assert_same_policy(case.served)
+
+
 def test_only_the_adapter_travels(case: Case) -> None:
     sent = case.push.engine.send_weights(5)
     lora = sum(p.numel() for n, p in case.served.learner.named_parameters() if ".lora_" in n)

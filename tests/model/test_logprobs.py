@@ -40,7 +40,7 @@ def test_equals_log_softmax_whatever_the_chunk(chunk: int | None) -> None:
         grads = torch.autograd.grad((weights * logprobs).sum(), [hidden, head.weight])
         results.append((logprobs.detach(), entropy.detach(), *grads))
     for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=5e-5, atol=5e-6)  # float32: sums depend on alignment
 
 
 def test_a_banned_target_is_impossible_and_harmless_to_the_gradient() -> None:

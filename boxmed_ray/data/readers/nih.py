@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boxmed_ray.data.concepts import NIH_DENIALS, NIH_LABELS, NO_FINDING, region_of_box
+from boxmed_ray.data.concepts import NIH_DENIALS, NIH_LABELS, region_of_box
 from boxmed_ray.data.images import SUFFIXES, image_size
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
 from boxmed_ray.data.study import Box, DataError, Finding
+from rewards.categories import NO_FINDING
 
 SOURCE: Final = "nih-cxr14"
 GRID: Final = 1024.0

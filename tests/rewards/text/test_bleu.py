@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction
 from nltk.translate.bleu_score import sentence_bleu as nltk_bleu
 
-from rewards.sample import Sample
-from rewards.text.bleu import Bleu2Reward, radcliq_tokens, sentence_bleu, word_tokens
+from rewards.text.bleu import Bleu2, radcliq_tokens, sentence_bleu, word_tokens
 
 words = st.lists(st.sampled_from(["the", "heart", "is", "normal", "no", "effusion", "."]), min_size=1, max_size=12)
 
@@ -32,7 +31,5 @@ def test_tokens_by_example():
     ]  # fmt: skip
 
 
-def test_reward_is_one_for_the_reference_itself_and_zero_without_reference():
-    same = Sample("No effusion.", None, False, (), target_text="no effusion.")
-    alone = Sample("No effusion.", None, False, ())
-    assert [score.value for score in Bleu2Reward().score([same, alone])] == [pytest.approx(1), 0]
+def test_the_metric_is_one_for_the_reference_itself_and_zero_without_reference():
+    assert Bleu2().score_pairs(["no effusion.", ""], ["No effusion.", "No effusion."]) == [pytest.approx(1), 0]
