@@ -148,19 +148,15 @@ class CheckpointStore:
             shutil.rmtree(left)
 
     def _put(self, temporary: Path, final: Path) -> None:
-        if final.exists():
-            # Out of the way in one step: removing it takes long enough to be killed in between.
-            old = final.with_name(f".{final.name}.old")
-            os.replace(final, old)
-            os.replace(temporary, final)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, final)
+        old = _hide(final) if final.exists() else None
+        os.replace(temporary, final)
         _sync_folder(self.folder)
+        if old is not None:
+            shutil.rmtree(old)
 
     def _prune(self, step: int) -> None:
         for beyond in [folder for folder in self._folders() if folder.name > f"{PREFIX}{step:08d}"]:
-            shutil.rmtree(beyond)
+            shutil.rmtree(_hide(beyond))
         best = self._best()
         if best is not None:
             part = self.folder / f".{BEST}"
@@ -168,7 +164,7 @@ class CheckpointStore:
             part.replace(self.folder / BEST)
         for old in self._folders()[self.keep :]:
             if old != best:
-                shutil.rmtree(old)
+                shutil.rmtree(_hide(old))
 
     def _best(self) -> Path | None:
         """Of equal ones the newest."""
@@ -210,6 +206,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(folder, int(manifest["step"]), json.loads((folder / _STATE).read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.name}: its manifest cannot be read ({error})") from error
+
+
+def _hide(folder: Path) -> Path:
+    """Take a checkpoint away in one step: removing it takes long enough to be killed, or to be read, in between."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    os.replace(folder, hidden)
+    return hidden
 
 
 def _score(folder: Path) -> float | None:

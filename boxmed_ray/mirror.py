@@ -37,7 +37,10 @@ _LAST: Final = ("report.html", "summary.json")
 _DONE: Final = "done.json"
 _CHECKPOINTS: Final = "checkpoints"
 _NOT_OF_A_STAGE: Final = (_CHECKPOINTS, "ray", "stop", "progress.jsonl", _DONE)
-_MARKS: Final = (f"stages/*/{_CHECKPOINTS}/{PREFIX}*/{MANIFEST}", f"stages/*/{_DONE}", "summary.json")
+_MARKS: Final = (
+    f"stages/*/{_CHECKPOINTS}/{PREFIX}*/{MANIFEST}", f"stages/*/{_CHECKPOINTS}/{BEST}", f"stages/*/{_DONE}",
+    "summary.json",
+)  # fmt: skip
 _OF_A_CHECKPOINT: Final = re.compile(rf"(stages/[^/]+)/{_CHECKPOINTS}/(?:({PREFIX}\d+)/|{re.escape(BEST)}$)")
 _POLL_S: Final = 1.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,19 @@ def test_what_was_uploaded_is_not_uploaded_again(tmp_path: Path, monkeypatch: py
     again = Machine(tmp_path / "run", remote).resume()
     again.mirror.sync()
     assert {name for name in sent if "model" in name or "engine" in name} == set()
+
+
+def test_uploads_beside_a_stage_that_writes_and_drops_checkpoints_do_not_fail(tmp_path: Path) -> None:
+    remote = open_folder(f"file://{tmp_path}/remote")
+    run = Machine(tmp_path / "a" / "run", remote).start()
+    stage = threading.Thread(target=run.train, args=range(1, 60), kwargs={"score": lambda step: step % 7})
+    stage.start()
+    while stage.is_alive():
+        run.mirror.sync()
+    stage.join()
+    run.mirror.sync()
+    other = Machine(tmp_path / "b" / "run", remote).resume()
+    assert content(other.folder) == content(run.folder)
 
 
 def config(tmp_path: Path) -> RunConfig:
