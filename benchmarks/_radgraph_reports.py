@@ -51,11 +51,12 @@ def made_up(count: int, seed: int = 0) -> list[str]:
 
 
 def rollouts(reference: str, others: Sequence[str], count: int, draw: random.Random) -> list[str]:
-    """``count`` texts like what a policy writes for ``reference``: some of its sentences, some of other reports'."""
+    """``count`` distinct texts of as many sentences as ``reference``, two in five of them from ``others``."""
     own = reference.split(". ")
     foreign = [sentence for other in draw.sample(others, min(len(others), 2 * count)) for sentence in other.split(". ")]
-    texts = []
-    for _ in range(count):
-        kept = [sentence if draw.random() < 0.6 else draw.choice(foreign) for sentence in own]
-        texts.append(". ".join([*kept, draw.choice(foreign)]))
-    return texts
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        text = ". ".join(sentence if draw.random() < 0.6 else draw.choice(foreign) for sentence in own)
+        if text != reference:
+            texts[text] = None
+    return list(texts)

@@ -33,7 +33,7 @@ class RadGraph:
         folder: the archive, unpacked or as the ``.tar.gz`` it is downloaded as.
         variant: which of the published models it holds.
         device: a GPU where there is one, otherwise the CPU.
-        batch_tokens: word pieces that are encoded at once, padding included; a longer text goes alone. Default: 512
+        batch_tokens: word pieces that are encoded at once; a longer text goes alone. Default: 512
             on a CPU, whose caches hold no more, and 32,768 on a GPU.
         cache: folder to keep annotations in, for other processes and later runs.
         dtype: of the encoder; bfloat16 on a GPU, float32 on a CPU. The heads are float32 everywhere.
@@ -92,14 +92,17 @@ class RadGraph:
         return made
 
     def _batches(self, texts: Sequence[Pieces]) -> Iterator[list[int]]:
-        """Indices of texts of like length, longest first: each batch is as wide as its first text."""
+        """Indices of texts of like length, longest first. Attention alone is padded, to twice the budget at most."""
         sizes = [self.model.encoder.tokens(text) for text in texts]
         batch: list[int] = []
+        tokens = 0
         for index in sorted(range(len(texts)), key=lambda index: -sizes[index]):
-            if batch and (len(batch) + 1) * sizes[batch[0]] > self._batch_tokens:
+            padded = (len(batch) + 1) * sizes[batch[0]] if batch else 0
+            if batch and max(tokens + sizes[index], padded / 2) > self._batch_tokens:
                 yield batch
-                batch = []
+                batch, tokens = [], 0
             batch.append(index)
+            tokens += sizes[index]
         if batch:
             yield batch
 

@@ -1,6 +1,6 @@
 """Vectors of words from the text encoder, for many texts at once.
 
-What lives here: windows, padding, and the mean over a word's pieces. What does not: which texts share a batch
+What lives here: windows, their attention, and the mean over a word's pieces. What does not: which texts share a batch
 (annotate.py).
 
 A text longer than the encoder takes is cut into windows of as many pieces as fit beside the two special ones, wherever
@@ -10,13 +10,19 @@ that falls, and each window is encoded by itself: that is what AllenNLP does, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rewards.radgraph.archive import Archive
 from rewards.radgraph.pieces import Pieces, WordPieces, encoder_missing
+
+ATTENTION: Final = "radgraph_windows"
+"""Name under which transformers knows the attention of this module."""
 
 
 class WordEncoder(nn.Module):
@@ -32,7 +38,7 @@ class WordEncoder(nn.Module):
             config = AutoConfig.from_pretrained(archive.encoder)
         except (OSError, ValueError) as error:
             raise encoder_missing(archive, "config.json") from error
-        self.transformer = AutoModel.from_config(config, attn_implementation="sdpa")
+        self.transformer = AutoModel.from_config(config, attn_implementation=ATTENTION)
         self.transformer.pooler = None
         self.dim: int = config.hidden_size
         self.window = archive.max_length - 2
@@ -55,12 +61,59 @@ class WordEncoder(nn.Module):
 
     def _encode(self, windows: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
         """Vectors of the pieces of all windows in a row, float32, [pieces, dim]."""
-        longest = max(map(len, windows)) + 2
-        first, last, padding = self._pieces.first, self._pieces.last, self._pieces.padding
-        rows = [[first, *window, last] + [padding] * (longest - 2 - len(window)) for window in windows]
-        lengths = torch.tensor([len(window) for window in windows])[:, None]
-        place = torch.arange(longest)
+        layout = Layout([len(window) + 2 for window in windows], device)
+        row = [piece for window in windows for piece in (self._pieces.first, *window, self._pieces.last)]
+        ids = torch.tensor([row], device=device)
         hidden = self.transformer(
-            input_ids=torch.tensor(rows, device=device), attention_mask=(place < lengths + 2).long().to(device)
-        ).last_hidden_state
-        return hidden[((place > 0) & (place <= lengths)).to(device)].float()
+            input_ids=ids, position_ids=layout.place[None], token_type_ids=torch.zeros_like(ids), layout=layout
+        ).last_hidden_state[0]
+        return hidden[layout.inner].float()
+
+
+class Layout:
+    """Where windows stand in a row without padding, and in a padded rectangle.
+
+    Only attention needs the rectangle; all else in the encoder, which is nearly all of its work, is done on the row.
+
+    Args:
+        sizes: tokens of each window, the two special ones included.
+        device: of the tensors.
+
+    Attributes:
+        place: of each token of the row in its window, [tokens].
+        inner: whether a token is not the first or last of its window, [tokens].
+        token: of the row at each place of the rectangle, any at padding, [windows, longest].
+        real: whether a place of the rectangle is a token, [windows, longest].
+    """
+
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        lengths = torch.tensor(sizes, device=device)[:, None]
+        column = torch.arange(max(sizes), device=device)
+        self.real = column < lengths
+        self.token = ((lengths.cumsum(0) - lengths) + column).where(self.real, 0)
+        self.place = column.expand_as(self.real)[self.real]
+        self.inner = ((column > 0) & (column < lengths - 1))[self.real]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Attention of every window to itself: three times [1, heads, tokens, d] → [1, tokens, heads, d]."""
+        q, k, v = (part[0].transpose(0, 1)[self.token].transpose(1, 2) for part in (query, key, value))
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self.real[:, None, None], scale=scale)
+        return found.transpose(1, 2)[self.real][None]
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What every attention layer calls in place of its own."""
+    return layout.attend(query, key, value, scaling), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention_forward)

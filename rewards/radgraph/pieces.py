@@ -53,7 +53,6 @@ class WordPieces:
             raise encoder_missing(archive, "tokenizer files") from error
         self.first: int = self._tokenizer.cls_token_id
         self.last: int = self._tokenizer.sep_token_id
-        self.padding: int = self._tokenizer.pad_token_id
 
     def cut(self, texts: Sequence[Sequence[str]]) -> list[Pieces]:
         """The pieces of each text, given as its words; each distinct word is cut once."""
