@@ -214,7 +214,11 @@ class ServingEngine:
             if isinstance(batch, _Exchange):
                 batch.carry_out(self._load_adapters)
             else:
-                self._add(running, batch)
+                try:
+                    self._add(running, batch)
+                except BaseException:  # the engine ends, and whoever asked this must not wait for it
+                    _settle(batch, EngineDeadError("the engine has stopped"))
+                    raise
         gone = [key for key, (batch, _) in running.items() if batch.answers.cancelled()]
         if gone:
             self._engine.abort_request(gone)
@@ -223,6 +227,8 @@ class ServingEngine:
         return True
 
     def _add(self, running: dict[str, tuple[_Batch, int]], batch: _Batch) -> None:
+
+        from vllm.exceptions import VLLMClientError
 
         number = next(self._numbers)
         for question in batch.questions:
@@ -238,7 +244,7 @@ class ServingEngine:
             sampling = _sampling(question, streamed=batch.listener is not None)
             try:
                 self._engine.add_request(key, prompt, sampling, lora_request=lora)
-            except ValueError:  # vLLM refuses this one prompt (too long); the engine itself is sound
+            except (ValueError, VLLMClientError):  # vLLM refuses this prompt (too long); the engine itself is sound
                 self._answer(batch, index, Completion("", truncated=True))
             else:
                 running[key] = (batch, index)

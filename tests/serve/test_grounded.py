@@ -11,7 +11,7 @@ from PIL import Image
 
 from boxmed_ray.config import RunConfig
 from boxmed_ray.data.prompts import Coordinates, Task
-from serve.grounded import Reporter, asked_phrase, read_concepts, read_sentence, split_sentences
+from serve.grounded import Reporter, Wanted, asked_phrase, read_concepts, read_sentence, split_sentences
 from serve.questions import Completion, Listener, Question
 
 
