@@ -27,7 +27,7 @@ from serve.openapi import problem_schema
 from serve.questions import EngineDeadError
 from serve.reading import ACCEPTED, content_kind, knows, read_json
 from serve.routes_chat import add_chat_routes
-from serve.routes_reports import add_report_routes
+from serve.routes_reports import add_preview_route, add_report_routes
 from serve.schemas import NOTICE, GroundRequest, Health, ReportRequest
 from serve.security import Limits, RequestGuard, RequestRefusedError, problem_of
 
@@ -61,6 +61,7 @@ def build_app(service: Service, limits: Limits, settings: Settings | None = None
     add_report_routes(app, desk)
     add_chat_routes(app, desk)
     _add_feedback(app, desk)
+    add_preview_route(app, desk)
     _add_page(app)
     return app
 

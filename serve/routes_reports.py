@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from serve import fhir, images
@@ -123,6 +124,28 @@ def add_report_routes(app: FastAPI, desk: Desk) -> None:
             raise RequestRefusedError(422, "batches are answered line by line in JSON; leave stream and format out")
         desk.adapter(options.adapter)
         return StreamingResponse(_batch(desk, request_id(request), sent, options), media_type="application/x-ndjson")
+
+
+def add_preview_route(app: FastAPI, desk: Desk) -> None:
+    """What the page needs to window a DICOM image."""
+
+    @app.post("/v1/preview", include_in_schema=False)
+    async def show(request: Request) -> Response:
+        from serve.preview import preview
+
+        async with desk.seat():
+            sent = await desk.arrived(read_image(request, _NoOptions, _PreviewRequest))
+            seen = await asyncio.to_thread(preview, sent.image, desk.limits)
+        headers = {"X-Window-Center": f"{seen.centre:.1f}", "X-Window-Width": f"{seen.width:.1f}"}
+        return Response(seen.png, media_type="image/png", headers=headers)
+
+
+class _NoOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _PreviewRequest(_NoOptions):
+    image: str
 
 
 class _Job:
