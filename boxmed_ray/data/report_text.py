@@ -174,6 +174,7 @@ _TIDY: Final = (
     (re.compile(r"([(])\s+"), r"\1"),
     (re.compile(r"[,;:]+(?=[.,;:])"), ""),
     (re.compile(r"\.{2,}"), "."),
+    (re.compile(r"(?<=[a-z])\.(?=[A-Z][a-z])"), ". "),
     (re.compile(r"^[\s.,;:)/-]+"), ""),
 )
 

@@ -83,7 +83,7 @@ def _object(where: str, name: str, box: Box) -> Statement:
 
 def _attribute_lines(path: Path, places: dict[tuple[str, str], Box], alone: bool) -> Iterator[_Line]:
     """A statement for each attribute of an object; of the object too where this table is the only one."""
-    for row in read_table(path, ("image_id", "bbox", "label_name", "context", "coord_original")):
+    for row in read_table(path, ("image_id", "bbox", "label_name", "coord_original")):
         dicom = _dicom(row)
         try:
             name, label = row.text("bbox").lower(), row.text("label_name").lower()
@@ -106,7 +106,7 @@ def _attribute_lines(path: Path, places: dict[tuple[str, str], Box], alone: bool
 
 def _attribute(row: Row, label: str, kind: str, name: str, place: Box | None) -> Statement:
     """What a sentence says of an object; the sentence where it is there, else the attribute's name."""
-    if row.text("context").lower() != "yes":
+    if (row.get("context") or "yes").lower() != "yes":
         return Statement(row.where, f"No {label}.", (), NO_FINDING)
     disease = SUPPORT_DEVICES if kind in {"device", "tubesandlines"} else IMAGENOME.get(label)
     sentence = clean_report(row.get("sentence") or "")

@@ -28,8 +28,7 @@ from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import Box, DataError
 
 SOURCE: Final = "latte-cxr"
-_STATEMENTS: Final = "bbox_statement.csv"
-_SENTENCES: Final = "etbox_sentence.csv"
+_OTHER_NAMES: Final = r"(?i:.*(?:latte|statement|sentence).*)\.csv"
 _TEXTS: Final = ("statement", "sentence", "label_text", "phrase", "text")
 _CORNERS: Final = (
     ("xmin", "ymin", "xmax", "ymax"),
@@ -48,10 +47,8 @@ def read_latte_cxr(root: Path, test_share: float) -> Iterator[Item]:
         DataError: there is neither table, or a column of one is missing.
     """
     folder = MimicFolder(root.parent if root.is_file() else root)
-    found = [root] if root.is_file() else [folder.find(name.replace(".", r"\.")) for name in (_STATEMENTS, _SENTENCES)]
-    paths = [path for path in found if path is not None]
-    if not paths:
-        folder.need(f"{_STATEMENTS} or {_SENTENCES}", r"bbox_statement\.csv")
+    found = [root] if root.is_file() else [folder.find(name) for name in (r"bbox_statement\.csv", r"etbox_sentence\.csv")]
+    paths = [path for path in found if path] or [folder.need("bbox_statement.csv or etbox_sentence.csv", _OTHER_NAMES)]
     for image in by_image(_line(row) for path in paths for row in read_table(path, ("dicom_id",))):
         yield boxed_study(image, SOURCE, folder, test_share)
 

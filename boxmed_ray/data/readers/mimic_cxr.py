@@ -21,7 +21,7 @@ from boxmed_ray.data.readers import Item, SkippedStudy, locate
 from boxmed_ray.data.readers.annotation import FILE as ANNOTATION
 from boxmed_ray.data.readers.annotation import read_annotation
 from boxmed_ray.data.readers.files import stored_size
-from boxmed_ray.data.readers.mimic_boxes import METADATA, MimicFolder
+from boxmed_ray.data.readers.mimic_boxes import METADATA, SPLITS, MimicFolder
 from boxmed_ray.data.readers.tables import Row, read_table
 from boxmed_ray.data.report_text import decode_report, findings_of
 from boxmed_ray.data.study import DataError, Finding
@@ -32,11 +32,12 @@ MAX_REPORT: Final = 1_000_000
 """Bytes; the longest report has some ten thousand."""
 _LABELS: Final = (r"mimic-cxr-[\d.]+-chexpert\.csv", r"mimic-cxr-[\d.]+-negbio\.csv")
 _RECORDS: Final = r"cxr-record-list\.csv"
+_WORDS: Final = {"Pleural Other": "other pleural abnormality"}
 _ARCHIVE: Final = r"mimic-cxr-reports\.zip"
 
 
 def read_mimic_cxr(root: Path, test_share: float) -> Iterator[Item]:
-    """Every image of the metadata table (or the record list), with report, labels and official split.
+    """Every image of the metadata table (or the record list, or the splits), with report, labels and official split.
 
     Raises:
         DataError: there is no such table, no report, or a column is missing.
@@ -45,7 +46,7 @@ def read_mimic_cxr(root: Path, test_share: float) -> Iterator[Item]:
     if (folder.root / ANNOTATION).is_file():
         yield from read_annotation(folder, SOURCE, lambda entry: str(entry.get("subject_id") or "") or None)
         return
-    table = folder.need("mimic-cxr-2.0.0-metadata.csv.gz", METADATA, _RECORDS)
+    table = folder.need("mimic-cxr-2.0.0-metadata.csv.gz", METADATA, _RECORDS, SPLITS)
     reports = _Reports(folder)
     labels = _labels(folder)
     for row in read_table(table, ("dicom_id", "subject_id", "study_id")):
@@ -146,7 +147,8 @@ def _findings(row: Row) -> Iterator[Finding]:
         value = 0.0 if row.get(disease) is None else row.number(disease)
         if value not in {-1.0, 0.0, 1.0}:
             raise DataError(f"{row.where}: column {disease!r} = {row.get(disease)!r}: must be 1, 0, -1 or empty")
+        words = _WORDS.get(disease, disease.lower())
         if value == 1.0:
-            yield Finding(phrase=as_phrase(disease.capitalize()), disease=disease)
+            yield Finding(phrase=as_phrase(words), disease=disease)
         elif value == 0.0 and row.get(disease) is not None and disease != NO_FINDING:
-            yield Finding(phrase=f"No {disease.lower()}.", disease=NO_FINDING)
+            yield Finding(phrase=f"No {words}.", disease=NO_FINDING)
