@@ -114,7 +114,7 @@ def _parts(text: str) -> list[_Part]:
             headers.append((match.start("name"), match.end(), kind))
             end, inside = match.end(), kind
     ends = [start for start, _, _ in headers[1:]] + [len(text)]
-    return [_Part(kind, text[after:stop]) for (_, after, kind), stop in zip(headers, ends, strict=True)]
+    return [_Part(kind, text[after:stop]) for (_, after, kind), stop in zip(headers, ends, strict=False)]
 
 
 def _kind(header: str, inside: Section) -> Section | None:
@@ -164,7 +164,8 @@ _SAME: Final = str.maketrans(
 _X_RAY: Final = re.compile(r"\b(x)[- ]XXXX\b", re.I)
 _MARK: Final = re.compile(r"\[\*\*[^\]]{0,200}\*\*\]|(?<![A-Za-z])X{3,}(?:'[a-z]+)?(?![A-Za-z])|_{2,}")
 _NUMBERED: Final = re.compile(r"^[ \t]*\d{1,2}[.)][ \t]+(?=[A-Za-z])", re.M)
-_STRAY: Final = re.compile(r"[^\w\s.,;:()/%'\"+<>=°&?-]|_")
+_TAG: Final = re.compile(r"</?(?:br|p|b|i|u|div|span)\s*/?>", re.I)
+_STRAY: Final = re.compile(r"[^\w\s.,;:()/%'\"+<>=°&?-]|_|[<>](?!\s*=?\s*\d)")
 _TIDY: Final = (
     (re.compile(r"\(\s*[,;.\s-]*\)"), ""),  # brackets that held a mark alone
     (re.compile(r"(?<=\w)[-/](?=\s|[.,;:)]|$)|(?<![\w.])[-/](?=[A-Za-z])"), " "),  # "dual-XXXX", "XXXX/granulomas"
@@ -175,7 +176,7 @@ _TIDY: Final = (
     (re.compile(r"[,;:]+(?=[.,;:])"), ""),
     (re.compile(r"\.{2,}"), "."),
     (re.compile(r"(?<=[a-z])\.(?=[A-Z][a-z])"), ". "),
-    (re.compile(r"^[\s.,;:)/-]+"), ""),
+    (re.compile(r"^[\s.,;:)/-]+|(?<=[.])[,;:]+$"), ""),
 )
 
 
@@ -188,7 +189,7 @@ def clean_report(text: str) -> str:
     text = unicodedata.normalize("NFC", text.translate(_SAME))
     text = "".join(" " if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
     text = _X_RAY.sub(r"\1-ray", text)
-    text = _STRAY.sub(" ", _NUMBERED.sub("", _MARK.sub(" ", text)))
+    text = _STRAY.sub(" ", _TAG.sub(" ", _NUMBERED.sub("", _MARK.sub(" ", text))))
     before = None
     while text != before:  # a mark inside brackets inside a list takes two rounds
         before = text

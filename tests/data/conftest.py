@@ -107,3 +107,24 @@ def write_lines(path: Path, *lines: str) -> Path:
 def mimic_jpg(root: Path, subject: int, study: int, dicom: str, width: int = 64, height: int = 48) -> Path:
     """An image where MIMIC-CXR-JPG has it: ``files/p10/p10000032/s50414267/<dicom>.jpg``."""
     return write_image(root / f"files/p{str(subject)[:2]}/p{subject}/s{study}/{dicom}.jpg", width, height)
+
+
+def write_dicom(path: Path, pixels: np.ndarray, kind: str, **elements: object) -> Path:
+    """One frame of 16 bits, 12 of them stored, uncompressed, with the name of a patient."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.PatientName = "Secret^Name"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, kind
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path

@@ -22,7 +22,8 @@ ATTRIBUTES = [
     "patient_id\tstudy_id\timage_id\trow_id\tsentence\trelation\tlabel_name\tcontext\tcategoryID\tbbox\tcoord_original",
     f"10000032\t50414267\t{A}.dcm\t1\tSmall  left effusion .\t1\tpleural effusion\tyes\tanatomicalfinding\tleft lung\t"
     "[36, 4, 60, 40]",
-    f"10000032\t50414267\t{A}.dcm\t2\tNo pneumothorax.\t1\tpneumothorax\tno\tanatomicalfinding\tleft lung\t[36, 4, 60, 40]",
+    f"10000032\t50414267\t{A}.dcm\t2\tNo pneumothorax.\t1\tpneumothorax\tno\tanatomicalfinding\tleft lung\t"
+    "[36, 4, 60, 40]",
     f"10000032\t50414267\t{A}.dcm\t3\tLeft picc.\t1\tpicc\tyes\ttubesandlines\tleft lung\t[36, 4, 60, 40]",
     f"10000032\t50414267\t{A}.dcm\t4\tAbnormal.\t1\tabnormal\tyes\tnlp\tleft lung\t[36, 4, 60, 40]",
     f"10000032\t50414267\t{A}.dcm\t5\tNot of it.\t0\tedema\tyes\tdisease\tleft lung\t[36, 4, 60, 40]",

@@ -12,6 +12,7 @@ from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.readers import SkippedStudy
 from boxmed_ray.data.readers.files import DataFolder
 from boxmed_ray.data.readers.iu_xray import OpenIReport, parse_report, read_reports
+from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import DataError
 from tests.data.conftest import Read, write_image
 
@@ -63,16 +64,17 @@ def pack(path: Path, members: dict[str, str | bytes]) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_every_image_has_the_findings_of_its_report(
-    tmp_path: Path, load: Callable[..., Dataset], packed: bool
-) -> None:
+def test_every_image_has_the_findings_of_its_report(tmp_path: Path, load: Callable[..., Dataset], packed: bool) -> None:
     root = root_with(tmp_path, packed, r9=xml(9, findings=""), r10=xml(10, images=0))
     dataset = load("iu-xray", root)
     assert len(dataset.studies) == 16
     first = next(study for study in dataset.studies if study.id == "CXR1_1_IM-0001-3001")
     assert (first.patient_id, first.source, first.width, first.height) == ("CXR1", "iu-xray", 32, 40)
     assert first.report == "The heart is normal. Lungs are clear."
-    splits = {study.patient_id: {s.split for s in dataset.studies if s.patient_id == study.patient_id} for study in dataset.studies}
+    splits = {
+        study.patient_id: {s.split for s in dataset.studies if s.patient_id == study.patient_id}
+        for study in dataset.studies
+    }
     assert all(len(of_patient) == 1 for of_patient in splits.values())
     assert {(item.id, item.by_rule) for item in dataset.skipped} == {("CXR9", True), ("CXR10", True)}
     assert "has no findings" in next(item.reason for item in dataset.skipped if item.id == "CXR9")
@@ -192,5 +194,6 @@ def test_all_of_open_i_is_read(shared_data: Path) -> None:
     assert len(findings) == 3425
     for text in findings:
         assert "XXXX" not in text
+        assert clean_report(text) == text
         assert text == " ".join(text.split())
         assert not set(text) & set("_<>\n\t")

@@ -38,7 +38,11 @@ def test_boxes_of_both_tables_are_read(tmp_path: Path, load: Callable[..., Datas
     first, second = load("latte-cxr", root_with(tmp_path)).studies
     assert (first.id, first.patient_id, first.split) == (A, "10000032", "train")
     drawn, heart, looked = first.findings
-    assert (drawn.phrase, drawn.boxes, drawn.disease) == ("Small right effusion.", ((4, 28, 24, 40),), "Pleural Effusion")
+    assert (drawn.phrase, drawn.boxes, drawn.disease) == (
+        "Small right effusion.",
+        ((4, 28, 24, 40),),
+        "Pleural Effusion",
+    )
     assert (heart.disease, heart.region) == ("Cardiomegaly", "cardiac silhouette")
     assert (looked.boxes, looked.disease) == (((2, 26, 26, 44),), None)
     assert (second.split, second.findings[0].phrase) == ("test", "Right basilar atelectasis.")
@@ -83,7 +87,9 @@ def test_a_bad_line_is_refused_by_file_line_value(
 
 def test_an_image_in_two_splits_is_refused(tmp_path: Path, load: Callable[..., Dataset]) -> None:
     sentences = [SENTENCES[0], SENTENCES[1].replace("train", "test")]
-    with pytest.raises(DataError, match=r"etbox_sentence\.csv:2: split = 'test', but 'train' at .*bbox_statement\.csv:2"):
+    with pytest.raises(
+        DataError, match=r"etbox_sentence\.csv:2: split = 'test', but 'train' at .*bbox_statement\.csv:2"
+    ):
         load("latte-cxr", root_with(tmp_path, sentences=sentences))
 
 

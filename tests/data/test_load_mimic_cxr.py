@@ -181,7 +181,11 @@ def annotation(folder: Path, **entry: object) -> Path:
 def test_the_shared_annotation_is_read(tmp_path: Path, read: Read) -> None:
     studies, skipped = read("mimic-cxr", annotation(tmp_path, report="Heart  size is\nnormal ."))
     assert not skipped
-    assert (studies[A].patient_id, studies[A].split, studies[A].report) == ("10000032", "train", "Heart size is normal.")
+    assert (studies[A].patient_id, studies[A].split, studies[A].report) == (
+        "10000032",
+        "train",
+        "Heart size is normal.",
+    )
 
 
 @pytest.mark.parametrize(

@@ -148,5 +148,5 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path, load: Callable[..., D
     with pytest.raises(DataError, match=r"v1\.1\.0\.csv:1: column 'label_text' is missing .*as it is published"):
         load("ms-cxr", root)
     write_lines(root / "ms-cxr/0.1/MS_CXR_Local_Alignment_v1.0.0.csv", HEADER)
-    with pytest.raises(DataError, match="keep one, or give the folder of one as data.root"):
+    with pytest.raises(DataError, match=r"keep one, or give the folder of one as data\.root"):
         load("ms-cxr", root)

@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.readers.vindr_cxr import agreed_boxes
 from boxmed_ray.data.study import Box, DataError
-from tests.data.conftest import Read, write_image, write_lines
+from tests.data.conftest import Read, write_dicom, write_image, write_lines
 
 TRAIN = [
     "image_id,rad_id,class_name,x_min,y_min,x_max,y_max",
@@ -81,6 +82,25 @@ def test_a_bad_line_is_refused_by_file_line_value_and_remedy(
 def test_missing_tables_are_named(tmp_path: Path, load: Callable[..., Dataset]) -> None:
     with pytest.raises(DataError, match=r"no annotations_train\.csv or annotations_test\.csv in it or below"):
         load("vindr-cxr", root_with(tmp_path, annotations_train=[], annotations_test=[]))
+
+
+def test_identifiers_of_a_dicom_reach_neither_manifest_nor_messages(
+    tmp_path: Path, load: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = root_with(tmp_path)
+    for name in ("train/aaa", "train/bbb"):
+        (root / f"{name}.png").unlink()
+        write_dicom(root / f"{name}.dicom", np.arange(48 * 64).reshape(48, 64), "MONOCHROME1")
+    damaged = root / "train/bbb.dicom"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    dataset = load("vindr-cxr", root, skip_corrupt=True)
+    assert [study.id for study in dataset.studies] == ["aaa", "ccc", "ddd"]
+    assert [problem.id for problem in dataset.skipped] == ["bbb"]
+    assert "its DICOM pixels cannot be decoded" in dataset.skipped[0].reason
+    written = b"".join(path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert b"aaa" in written
+    assert b"Secret" not in written
+    assert "Secret" not in caplog.text
 
 
 def test_one_split_alone_is_read(tmp_path: Path, read: Read) -> None:

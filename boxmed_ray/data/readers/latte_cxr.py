@@ -47,7 +47,9 @@ def read_latte_cxr(root: Path, test_share: float) -> Iterator[Item]:
         DataError: there is neither table, or a column of one is missing.
     """
     folder = MimicFolder(root.parent if root.is_file() else root)
-    found = [root] if root.is_file() else [folder.find(name) for name in (r"bbox_statement\.csv", r"etbox_sentence\.csv")]
+    found = (
+        [root] if root.is_file() else [folder.find(name) for name in (r"bbox_statement\.csv", r"etbox_sentence\.csv")]
+    )
     paths = [path for path in found if path] or [folder.need("bbox_statement.csv or etbox_sentence.csv", _OTHER_NAMES)]
     for image in by_image(_line(row) for path in paths for row in read_table(path, ("dicom_id",))):
         yield boxed_study(image, SOURCE, folder, test_share)

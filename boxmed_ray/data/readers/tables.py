@@ -122,7 +122,9 @@ def read_table(path: Path, required: Sequence[str]) -> Iterator[Row]:
                     yield Row(f"{path}:{reader.line_num}", dict(zip(header, cells, strict=False)))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}:{reader.line_num + 1}: not UTF-8 text ({error.reason}); copy it again") from error
-        except (csv.Error, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: not readable ({error}); correct the line") from error
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise DataError(f"{path}:{reader.line_num + 1}: not readable ({error}); copy it again") from error
 
 
