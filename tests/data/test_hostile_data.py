@@ -104,6 +104,14 @@ def test_names_that_a_spreadsheet_would_run_are_left_out(
     assert "must not begin with" in dataset.skipped[0].reason
 
 
+def test_a_folder_that_is_linked_is_read(tmp_path: Path, load: Callable[..., Dataset]) -> None:
+    root = ms_cxr(tmp_path / "data")
+    (root / "files").rename(tmp_path / "images")
+    (root / "mimic-cxr-jpg").mkdir()
+    (root / "mimic-cxr-jpg/files").symlink_to(tmp_path / "images")
+    assert len(load("ms-cxr", root).studies) == 2
+
+
 def test_links_that_lead_round_in_circles_do_not_hold_a_reader_up(tmp_path: Path, load: Callable[..., Dataset]) -> None:
     root = ms_cxr(tmp_path / "data")
     (root / "again").symlink_to(root)

@@ -140,6 +140,29 @@ def test_dicom_is_windowed_and_monochrome1_is_inverted(tmp_path: Path) -> None:
     assert images.image_size(window) == (5, 1)
 
 
+def test_dicom_is_rescaled_before_its_first_window(tmp_path: Path) -> None:
+    """Stored values x 2 - 1000; the window from 0 to 2000 is in those units, and the second one is not applied."""
+    pixels = np.array([[0, 500, 1000, 1500, 4000]])
+    path = write_dicom(
+        tmp_path / "a.dcm", pixels, "MONOCHROME2", RescaleSlope=2, RescaleIntercept=-1000, RescaleType="US",
+        WindowCenter=[1000, 5], WindowWidth=[2000, 5],
+    )  # fmt: skip
+    assert np.asarray(images.open_image(path))[0] == pytest.approx([0, 0, 128, 255, 255], abs=1)
+
+
+def test_signed_dicom_pixels_keep_their_order(tmp_path: Path) -> None:
+    pixels = np.array([[-2000, 0, 2000]])
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        pixels.astype("<i2").view("<u2"),
+        "MONOCHROME2",
+        PixelRepresentation=1,
+        BitsStored=16,
+        HighBit=15,
+    )
+    assert np.asarray(images.open_image(path)).tolist() == [[0, 128, 255]]
+
+
 def test_dicom_without_a_suffix_is_recognised(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "IM0001", np.array([[0, 4095]]), "MONOCHROME2")
     assert images.image_size(path) == (2, 1)

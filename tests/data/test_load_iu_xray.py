@@ -83,7 +83,7 @@ def test_every_image_has_the_findings_of_its_report(tmp_path: Path, load: Callab
 def test_a_missing_image_is_named(tmp_path: Path, load: Callable[..., Dataset]) -> None:
     root = root_with(tmp_path)
     (root / "NLMCXR_png/CXR2_1_IM-0001-4001.png").unlink()
-    with pytest.raises(DataError, match=r"2\.xml: parentImage: image 'CXR2_1_IM-0001-4001': no image of that name"):
+    with pytest.raises(DataError, match=r"2\.xml: parentImage: no image named 'CXR2_1_IM-0001-4001'"):
         load("iu-xray", root)
 
 

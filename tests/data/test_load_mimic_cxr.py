@@ -139,7 +139,7 @@ def test_without_a_split_table_patients_are_held_out_as_for_ms_cxr(tmp_path: Pat
     [
         ("metadata", "50414267", "50414268", ["metadata.csv.gz:2", "no report p10/p10000032/s50414268.txt"]),
         ("metadata", "10000032", "../../etc", ["metadata.csv.gz:2", "must be digits"]),
-        ("metadata", f"{A},", "0,", ["metadata.csv.gz:2", "image '0': no image of that name"]),
+        ("metadata", f"{A},", "0,", ["metadata.csv.gz:2", "no image named '0'"]),
         ("metadata", f"{A},", ",", ["metadata.csv.gz:2", "column 'dicom_id': is empty"]),
         ("metadata", "subject_id", "patient", ["metadata.csv.gz:1", "column 'subject_id' is missing"]),
         ("split", "train", "fold", ["split.csv.gz:2", "'fold'", "use train, val or test"]),
@@ -194,7 +194,7 @@ def test_the_shared_annotation_is_read(tmp_path: Path, read: Read) -> None:
         ({"report": None}, r"train\[0\]\.report = None: must be text"),
         ({"image_path": []}, r"train\[0\]\.image_path = \[\]: must be a list of image files"),
         ({"image_path": ["../../x.jpg"]}, r"train\[0\]\.image_path\[0\]: image .*: lies outside"),
-        ({"image_path": ["gone.jpg"]}, r"image 'gone': no image of that name"),
+        ({"image_path": ["gone.jpg"]}, r"no image named 'gone'"),
         ({"subject_id": None}, r"train\[0\]: has no patient"),
         ({"id": None}, r"train\[0\]: must be an object with id"),
     ],

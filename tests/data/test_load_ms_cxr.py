@@ -109,7 +109,7 @@ BAD = [
     (LINES[0].replace("Pneumothorax,", "Toe,"), ["csv:2", "category 'Toe'", "14 diseases"]),
     (LINES[0].replace(",train", ",fold1"), ["csv:2", "'fold1'", "use train, val or test"]),
     (LINES[0].replace(f"{FOLDER}/{A}", f"../../{A}"), ["csv:2", "lies outside", "correct the path"]),
-    (LINES[0].replace(A, "lost"), ["csv:2", "image 'lost': no image", "download it or remove"]),
+    (LINES[0].replace(A, "lost"), ["csv:2", "no image named 'lost'", "download it or remove"]),
     (LINES[0].replace("64,48", "0,48"), ["csv:2", "'image_width', 'image_height'", "above 0"]),
 ]
 

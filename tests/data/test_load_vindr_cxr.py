@@ -65,7 +65,7 @@ def test_readers_who_see_the_same_place_make_one_box() -> None:
         ("20,30,50,44", "20,30,50,440", ["annotations_train.csv:2", "leaves the 64x48 image"]),
         ("20,30,50,44", "20,30,,44", ["annotations_train.csv:2", "column 'x_max'", "is empty"]),
         ("R9,Cardiomegaly", "R9,Toe", ["annotations_train.csv:2", "'class_name' = 'Toe'", "correct it"]),
-        ("aaa,R9", "gone,R9", ["annotations_train.csv:2", "image 'gone': no image"]),
+        ("aaa,R9", "gone,R9", ["annotations_train.csv:2", "no image named 'gone'"]),
         ("aaa,R9", ",R9", ["annotations_train.csv:2", "column 'image_id': is empty"]),
         ("class_name", "label", ["annotations_train.csv:1", "column 'class_name' is missing"]),
     ],

@@ -90,7 +90,7 @@ def test_an_image_is_found_by_path_tree_or_name_whatever_its_format(tmp_path: Pa
     assert folder.image("b", "x:1", "files/p10/p10000032/s5/b.jpg") == in_tree
     assert folder.image("c", "x:1") == alone
     write_image(tmp_path / "c.png")
-    with pytest.raises(DataError, match=r"x:1: image 'c': 2 images .*; remove all but one"):
+    with pytest.raises(DataError, match=r"x:1: 2 images .* named 'c' below .*; remove all but one"):
         DataFolder(tmp_path).image("c", "x:1")
 
 

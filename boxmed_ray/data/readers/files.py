@@ -26,8 +26,8 @@ _GROUP: Final = re.compile(r"p\d\d")
 class DataFolder:
     """A data set's folder: ``data.root`` and all below it, in the layout it was downloaded with.
 
-    Several downloads may lie below one root, as ``wget`` leaves them (``physionet.org/files/<project>/<version>/``).
-    Links to folders are followed where they are named by the layout, not while searching.
+    Several downloads may lie below one root, as ``wget`` leaves them (``physionet.org/files/<project>/<version>/``), or
+    be linked there.
 
     Raises:
         DataError: ``root`` is no folder.
@@ -43,14 +43,13 @@ class DataFolder:
         """Files by name outside the trees of MIMIC-CXR, and the folders that hold such trees."""
         files: dict[str, list[Path]] = defaultdict(list)
         trunks = []
-        for folder, below, names in os.walk(self.root):
+        for folder, below, names in _walk(self.root):
             groups = [name for name in below if _GROUP.fullmatch(name)]
             if groups:
-                trunks.append(Path(folder))
+                trunks.append(folder)
                 below[:] = [name for name in below if name not in groups]
-            below.sort()
             for name in names:
-                files[name].append(Path(folder, name))
+                files[name].append(folder / name)
         return files, sorted(trunks)
 
     @property
@@ -61,10 +60,11 @@ class DataFolder:
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
         images: dict[str, list[Path]] = defaultdict(list)
-        for folder, _, names in os.walk(self.root):
+        for folder, _, names in _walk(self.root):
             for name in names:
-                if os.path.splitext(name)[1].lower() in SUFFIXES:
-                    images[os.path.splitext(name)[0]].append(Path(folder, name))
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in SUFFIXES:
+                    images[stem].append(folder / name)
         return images
 
     def find(self, *patterns: str) -> Path | None:
@@ -124,7 +124,7 @@ class DataFolder:
         if len(found) != 1:
             have = f"{len(found)} images ({found[0]}, {found[1]}, …)" if found else "no image"
             remedy = "remove all but one" if found else "download it or remove the line"
-            raise DataError(f"{where}: image {stem!r}: {have} of that name below {self.root}; {remedy}")
+            raise DataError(f"{where}: {have} named {stem!r} below {self.root}; {remedy}")
         return found[0]
 
     def _published(self, where: str, relative: Sequence[str]) -> Iterator[Path]:
@@ -136,6 +136,19 @@ class DataFolder:
             if parts[0] == "files":
                 parts = parts[1:]
             yield from (trunk.joinpath(*parts) for trunk in self.trunks)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As ``os.walk``, with links to folders; each folder is entered once, so circles end."""
+    entered = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            below.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        below.sort()
+        yield Path(folder), below, names
 
 
 def stored_size(path: Path, where: str) -> tuple[int, int]:

@@ -30,7 +30,7 @@ MAX_XML: Final = 4_000_000
 MAX_ARCHIVE: Final = 1_000_000_000
 """Unpacked bytes; the published archive has some 20 million."""
 _ARCHIVE: Final = r"NLMCXR_reports\.(?:tgz|tar\.gz|tar)"
-_XML: Final = r"(?:CXR)?\d+\.xml"
+_XML: Final = r"[^.].*\.xml"
 _DECLARED: Final = re.compile(rb"^\s*<\?xml[^>]*\?>")
 
 

@@ -47,9 +47,8 @@ def read_latte_cxr(root: Path, test_share: float) -> Iterator[Item]:
         DataError: there is neither table, or a column of one is missing.
     """
     folder = MimicFolder(root.parent if root.is_file() else root)
-    found = (
-        [root] if root.is_file() else [folder.find(name) for name in (r"bbox_statement\.csv", r"etbox_sentence\.csv")]
-    )
+    names = r"bbox_statement\.csv", r"etbox_sentence\.csv"
+    found = [root] if root.is_file() else [folder.find(name) for name in names]
     paths = [path for path in found if path] or [folder.need("bbox_statement.csv or etbox_sentence.csv", _OTHER_NAMES)]
     for image in by_image(_line(row) for path in paths for row in read_table(path, ("dicom_id",))):
         yield boxed_study(image, SOURCE, folder, test_share)
@@ -93,6 +92,9 @@ def _box(row: Row) -> Box:
         if all(column in row.cells for column in columns):
             where = f"{row.where}: columns {', '.join(columns)}"
             return corners([row.number(column) for column in columns], where)
+    if all(column in row.cells for column in "xywh"):
+        x, y, w, h = (row.number(column) for column in "xywh")
+        return corners([x, y, x + w, y + h], f"{row.where}: columns x, y, w, h")
     column = _there(row, _LISTS)
     if column is None:
         raise DataError(f"{row.where}: column 'xmin' is missing; use the file as published")
