@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,17 @@ from PIL import Image
 
 from boxmed_ray.config import DataConfig
 from boxmed_ray.data.load import Dataset
-from boxmed_ray.data.readers import find_reader
+from boxmed_ray.data.readers import SkippedStudy, find_reader
 from boxmed_ray.data.study import DataError
+from tests.data import (
+    test_load_chest_imagenome,
+    test_load_iu_xray,
+    test_load_latte_cxr,
+    test_load_mimic_cxr,
+    test_load_ms_cxr,
+    test_load_padchest_gr,
+    test_load_vindr_cxr,
+)
 from tests.data.conftest import mimic_jpg, write_image, write_lines
 
 HEADER = "dicom_id,category_name,label_text,path,x,y,w,h,image_width,image_height,split"
@@ -116,6 +127,59 @@ def test_links_that_lead_round_in_circles_do_not_hold_a_reader_up(tmp_path: Path
     root = ms_cxr(tmp_path / "data")
     (root / "again").symlink_to(root)
     assert len(load("ms-cxr", root).studies) == 2
+
+
+BUILT: dict[str, Callable[[Path], Path]] = {
+    "ms-cxr": lambda folder: test_load_ms_cxr.root_with(folder, *test_load_ms_cxr.LINES),
+    "latte-cxr": test_load_latte_cxr.root_with,
+    "mimic-cxr": lambda folder: test_load_mimic_cxr.root_with(folder, chexpert=test_load_mimic_cxr.labels(Edema="1")),
+    "iu-xray": lambda folder: test_load_iu_xray.root_with(folder, packed=True),
+    "vindr-cxr": test_load_vindr_cxr.root_with,
+    "chest-imagenome": test_load_chest_imagenome.root_with,
+    "padchest-gr": test_load_padchest_gr.root_with,
+}
+_TOKENS = (
+    b"",
+    b",",
+    b'"',
+    b"\n",
+    b"\x00",
+    b"\xff",
+    b"nan",
+    b"-1",
+    b"1e999",
+    b"[",
+    b"{",
+    b"null",
+    b"../",
+    b"\t",
+    b"9" * 12,
+)
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_no_damage_to_its_files_makes_a_reader_fail_without_naming_one(tmp_path: Path, kind: str) -> None:
+    """Bytes of a table, a report or an archive replaced or cut off, also inside what is gzipped."""
+    root, rng = BUILT[kind](tmp_path), random.Random(kind)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in {".png", ".jpg"})
+    for _ in range(60):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        inside = path.suffix == ".gz" and rng.random() < 0.8
+        data = bytearray(gzip.decompress(whole) if inside else whole)
+        for _ in range(rng.choice((1, 1, 3))):
+            at = rng.randrange(len(data) + 1)
+            data[at : at + rng.randrange(6)] = rng.choice(_TOKENS)
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data) + 1) :]
+        path.write_bytes(gzip.compress(data) if inside else data)
+        try:
+            skipped = [item for item in find_reader(kind)(root, 0.5) if isinstance(item, SkippedStudy)]
+        except DataError as error:
+            assert str(root) in str(error)
+        else:
+            assert all(str(root) in item.reason for item in skipped)
+        path.write_bytes(whole)
 
 
 KINDS = [

@@ -53,7 +53,7 @@ def test_objects_and_what_is_said_of_them_are_read(tmp_path: Path, read: Read) -
         ("Left lung.", lung, None, "left lung"),
         ("Left clavicle.", ((36, 2, 60, 6),), None, None),
         ("Small left effusion.", lung, "Pleural Effusion", "left lung"),
-        ("No pneumothorax.", (), "No Finding", None),
+        ("No pneumothorax in the left lung.", (), "No Finding", "left lung"),
         ("Left picc.", lung, "Support Devices", "left lung"),
     ]
     assert studies[B].findings[0].region == "cardiac silhouette"

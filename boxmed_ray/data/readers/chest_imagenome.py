@@ -105,9 +105,12 @@ def _attribute_lines(path: Path, places: dict[tuple[str, str], Box], alone: bool
 
 
 def _attribute(row: Row, label: str, kind: str, name: str, place: Box | None) -> Statement:
-    """What a sentence says of an object; the sentence where it is there, else the attribute's name."""
+    """What a sentence says of an object; the sentence where it is there, else the attribute's name.
+
+    A denial names the object: what one lung has not the other may have.
+    """
     if (row.get("context") or "yes").lower() != "yes":
-        return Statement(row.where, f"No {label}.", (), NO_FINDING)
+        return Statement(row.where, f"No {label} in the {name}.", (), NO_FINDING, IMAGENOME_OBJECTS.get(name))
     disease = SUPPORT_DEVICES if kind in {"device", "tubesandlines"} else IMAGENOME.get(label)
     sentence = clean_report(row.get("sentence") or "")
     return Statement(

@@ -114,7 +114,7 @@ def _archived(path: Path) -> Iterator[OpenIReport | SkippedStudy]:
     """Members are read where they lie, one after another: nothing of the archive reaches the disk."""
     total = 0
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 where, parts = f"{path}!{member.name}", PurePosixPath(member.name).parts
                 total += member.size

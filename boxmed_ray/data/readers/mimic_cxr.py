@@ -12,7 +12,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -92,21 +91,7 @@ class _Reports:
         self._path = folder.find(_ARCHIVE)
         if self._path is None and not folder.trunks:
             folder.need("mimic-cxr-reports.zip and no tree files/p10/p10000032/s50414267.txt", _ARCHIVE)
-
-    @cached_property
-    def _archive(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]] | None:
-        if self._path is None:
-            return None
-        try:
-            archive = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self._path}: not a readable zip ({error}); download it again") from error
-        members = {}
-        for member in archive.infolist():
-            parts = PurePosixPath(member.filename).parts
-            if parts and parts[0] != "/" and ".." not in parts:
-                members["/".join(parts[-3:])] = member
-        return archive, members
+        self._archive = _open_archive(self._path) if self._path else None
 
     def text(self, where: str, subject: str, study: str) -> str:
         """The report of a study; DataError where there is none."""
@@ -131,6 +116,20 @@ class _Reports:
         if len(data) > MAX_REPORT:
             raise DataError(f"{path}: has more than {MAX_REPORT} bytes; it is no report")
         return decode_report(data)
+
+
+def _open_archive(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """The archive, and its members by ``p10/p10000032/s50414267.txt``; those that would leave it are not there."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable zip ({error}); download it again") from error
+    members = {}
+    for member in archive.infolist():
+        parts = PurePosixPath(member.filename).parts
+        if parts and parts[0] != "/" and ".." not in parts:
+            members["/".join(parts[-3:])] = member
+    return archive, members
 
 
 def _labels(folder: MimicFolder) -> dict[str, tuple[Finding, ...]]:
