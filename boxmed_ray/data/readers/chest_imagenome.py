@@ -14,8 +14,9 @@ from typing import Final
 
 from boxmed_ray.data.labels import IMAGENOME, IMAGENOME_OBJECTS, as_phrase
 from boxmed_ray.data.readers import Item
+from boxmed_ray.data.readers.boxes import corner_text, corners
 from boxmed_ray.data.readers.mimic_boxes import ImageLines, MimicFolder, Statement, boxed_study, by_image
-from boxmed_ray.data.readers.tables import Row, corner_text, corners, read_table
+from boxmed_ray.data.readers.tables import Row, read_table
 from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import Box, DataError
 from rewards.categories import NO_FINDING, SUPPORT_DEVICES

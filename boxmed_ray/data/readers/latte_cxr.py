@@ -14,6 +14,7 @@ from typing import Final
 
 from boxmed_ray.data.labels import REFLACX, disease_of
 from boxmed_ray.data.readers import Item
+from boxmed_ray.data.readers.boxes import corner_text, corners
 from boxmed_ray.data.readers.mimic_boxes import (
     ImageLines,
     MimicFolder,
@@ -23,7 +24,7 @@ from boxmed_ray.data.readers.mimic_boxes import (
     size_in,
     subject_in,
 )
-from boxmed_ray.data.readers.tables import Row, corner_text, corners, read_table, split_of
+from boxmed_ray.data.readers.tables import Row, read_table, split_of
 from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import Box, DataError
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from boxmed_ray.data.labels import region_of
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
+from boxmed_ray.data.readers.boxes import check_inside, scaled_box
 from boxmed_ray.data.readers.files import DataFolder, stored_size
 from boxmed_ray.data.readers.tables import Row, read_table, split_of
 from boxmed_ray.data.study import Box, DataError, Finding, Split
@@ -130,10 +131,10 @@ def boxed_study(lines: ImageLines, source: str, folder: MimicFolder, test_share:
     """The study of one image."""
     if lines.problem:
         return SkippedStudy(lines.dicom, lines.problem)
+    known, size, view = folder.metadata.get(lines.dicom, (None, None, None))
     try:
         subject = lines.subject or subject_in(lines.path)
         image = folder.mimic_image(lines.dicom, lines.where, lines.path, subject, lines.study)
-        known, size, view = folder.metadata.get(lines.dicom, (None, None, None))
         subject = subject or known or subject_in(image.as_posix())
         if subject is None:
             raise DataError(
@@ -181,14 +182,3 @@ def _findings(
         )
         for (phrase, disease, region), boxes in merged.items()
     )
-
-
-def check_inside(box: Box, size: tuple[float, float], where: str) -> None:
-    """DataError where a box leaves an image of ``size`` by more than half a pixel."""
-    if box.x1 < -0.5 or box.y1 < -0.5 or box.x2 > size[0] + 0.5 or box.y2 > size[1] + 0.5:
-        raise DataError(f"{where}: box {[*box]}: leaves the {size[0]:g}x{size[1]:g} image; correct the box")
-
-
-def scaled_box(box: Box, across: float, down: float) -> Box:
-    """A box with its x multiplied by ``across`` and its y by ``down``."""
-    return Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)

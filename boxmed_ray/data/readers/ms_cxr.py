@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from boxmed_ray.data.labels import CHEXPERT, as_phrase
 from boxmed_ray.data.readers import Item
+from boxmed_ray.data.readers.boxes import finite
 from boxmed_ray.data.readers.coco import read_lists
 from boxmed_ray.data.readers.files import read_json
 from boxmed_ray.data.readers.mimic_boxes import ImageLines, MimicFolder, Statement, boxed_study, by_image
-from boxmed_ray.data.readers.tables import Row, finite, read_table, split_of
+from boxmed_ray.data.readers.tables import Row, read_table, split_of
 from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import Box, DataError
 

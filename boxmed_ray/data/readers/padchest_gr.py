@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from boxmed_ray.data.labels import PADCHEST, as_phrase, disease_of, region_of
 from boxmed_ray.data.readers import Item, SkippedStudy, locate
+from boxmed_ray.data.readers.boxes import check_inside, corners, scaled_box
 from boxmed_ray.data.readers.files import DataFolder, read_json, stored_size
-from boxmed_ray.data.readers.mimic_boxes import check_inside, scaled_box
-from boxmed_ray.data.readers.tables import Row, corners, read_table, split_of
+from boxmed_ray.data.readers.tables import Row, read_table, split_of
 from boxmed_ray.data.report_text import clean_report
 from boxmed_ray.data.study import DataError, Finding
 from rewards.categories import NO_FINDING

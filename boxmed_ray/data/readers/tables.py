@@ -6,11 +6,9 @@ what is missing or malformed. What does not: which table holds what (the readers
 
 from __future__ import annotations
 
-import ast
 import csv
 import gzip
 import io
-import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from boxmed_ray.data.study import Box, DataError, Split
+from boxmed_ray.data.readers.boxes import finite
+from boxmed_ray.data.study import DataError, Split
 
 MAX_TABLE: Final = 2_000_000_000
 """Unpacked characters; the largest table of a data set read here has some 100 million."""
@@ -53,38 +52,6 @@ class Row:
     def number(self, column: str) -> float:
         """The cell as a finite number; DataError otherwise."""
         return finite(self.text(column), f"{self.where}: column {column!r}")
-
-
-def finite(value: object, where: str) -> float:
-    """``value`` as a finite number; DataError naming ``where`` otherwise."""
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
-    except (ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{where} = {value!r}: not a number; correct it")
-    return number
-
-
-def corners(values: Sequence[object], where: str) -> Box:
-    """A box from four numbers x1, y1, x2, y2; DataError where it is none, inverted or empty."""
-    if len(values) != 4:
-        raise DataError(f"{where} = {list(values)!r}: must be four numbers x1, y1, x2, y2; correct it")
-    box = Box(*(finite(value, where) for value in values))
-    if box.x2 <= box.x1 or box.y2 <= box.y1:
-        raise DataError(f"{where} = {list(box)}: the box is inverted or empty; x1 < x2 and y1 < y2 must hold")
-    return box
-
-
-def corner_text(text: str, where: str) -> Box:
-    """A box written as ``[x1, y1, x2, y2]`` in one cell; DataError where it is none."""
-    try:
-        values = ast.literal_eval(text) if len(text) < 200 else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        values = None
-    if not isinstance(values, list | tuple):
-        raise DataError(f"{where} = {text[:80]!r}: must be [x1, y1, x2, y2]; correct it")
-    return corners(values, where)
 
 
 def split_of(name: str, where: str) -> Split:

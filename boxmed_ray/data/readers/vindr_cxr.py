@@ -14,9 +14,9 @@ from typing import Final
 
 from boxmed_ray.data.labels import VINDR, as_phrase, region_of
 from boxmed_ray.data.readers import Item, SkippedStudy, locate
+from boxmed_ray.data.readers.boxes import check_inside, corners
 from boxmed_ray.data.readers.files import DataFolder, stored_size
-from boxmed_ray.data.readers.mimic_boxes import check_inside
-from boxmed_ray.data.readers.tables import Row, corners, read_table
+from boxmed_ray.data.readers.tables import Row, read_table
 from boxmed_ray.data.study import Box, DataError, Finding, Split
 from rewards.box import iou
 from rewards.categories import NO_FINDING
