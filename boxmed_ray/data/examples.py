@@ -66,7 +66,8 @@ def grounded_findings(study: Study) -> list[Finding]:
             merged[finding.phrase] = finding
         else:
             region = first.region if first.region == finding.region else None
-            update = {"boxes": first.boxes + finding.boxes, "region": region}
+            boxes = tuple(dict.fromkeys(first.boxes + finding.boxes))
+            update = {"boxes": boxes, "region": region}
             merged[finding.phrase] = first.model_copy(update=update)
     return list(merged.values())
 
