@@ -28,6 +28,9 @@ app = typer.Typer(
 rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
 app.add_typer(rewards_app, name="rewards")
 
+data_app = typer.Typer(help="Read, check and make data sets.")
+app.add_typer(data_app, name="data")
+
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of `boxmed serve`: make, list, revoke.")
 app.add_typer(keys_app, name="keys")
 
@@ -124,15 +127,31 @@ def train(
     raise typer.Exit(code)
 
 
-@app.command()
+@data_app.callback(invoke_without_command=True)
 def data(
-    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a YAML file.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
 ) -> None:
     """Read and check the data set of a recipe without training, and count what is in it."""
+    if context.invoked_subcommand is not None:
+        return
+    if recipe is None:
+        raise ConfigError("boxmed data: give --recipe, or one of the sub-commands of `boxmed data --help`")
     from boxmed_ray.commands.data import data as run
 
     run(recipe, overrides or [])
+
+
+@data_app.command("from-feedback")
+def data_from_feedback(
+    folder: Annotated[Path, typer.Argument(help="What `boxmed serve --feedback FOLDER --feedback-images` keeps.")],
+    to: Annotated[Path, typer.Option(help="Folder that gets manifest.jsonl; must not hold one.")],
+) -> None:
+    """Make studies of readers' verdicts, for the next supervised or RL round (data.kind=manifest)."""
+    from boxmed_ray.commands.data import from_feedback
+
+    from_feedback(folder, to)
 
 
 @app.command()

@@ -6,12 +6,15 @@ What lives here: making, revoking and checking keys, and the rate of each. What 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,11 +89,12 @@ class KeyFile:
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"key name {name!r}: up to 64 letters, digits, blanks, . _ @ -; a letter or digit first")
-        held = self.held()
-        if any(key.name == name and not key.revoked for key in held):
-            raise ConfigError(f"there is a key named {name!r}; revoke it first or choose another name")
         made = _PREFIX + secrets.token_urlsafe(32)
-        self._write([*held, Key(name, _digest(made), int(time.time()), per_minute)])
+        with self._alone():
+            held = self.held()
+            if any(key.name == name and not key.revoked for key in held):
+                raise ConfigError(f"there is a key named {name!r}; revoke it first or choose another name")
+            self._write([*held, Key(name, _digest(made), int(time.time()), per_minute)])
         return made
 
     def revoke(self, name: str) -> None:
@@ -99,11 +103,12 @@ class KeyFile:
         Raises:
             ConfigError: there is none.
         """
-        held = self.held()
-        if not any(key.name == name and not key.revoked for key in held):
-            names = ", ".join(sorted(key.name for key in held if not key.revoked)) or "none"
-            raise ConfigError(f"no key named {name!r} in {self._path}; there are: {names}")
-        self._write([replace(key, revoked=True) if key.name == name else key for key in held])
+        with self._alone():
+            held = self.held()
+            if not any(key.name == name and not key.revoked for key in held):
+                names = ", ".join(sorted(key.name for key in held if not key.revoked)) or "none"
+                raise ConfigError(f"no key named {name!r} in {self._path}; there are: {names}")
+            self._write([replace(key, revoked=True) if key.name == name else key for key in held])
 
     def find(self, given: str) -> Key | None:
         """The stored key that ``given`` is, unless there is none or it is revoked.
@@ -129,10 +134,23 @@ class KeyFile:
             self._keys = {key.digest: key for key in self.held()}
             self._stamp = stamp
 
-    def _write(self, keys: list[Key]) -> None:
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes the file meanwhile: a key that one adds must not take back what another revoked."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written ({error.strerror}); name another") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _write(self, keys: list[Key]) -> None:
+        beside = self._path.with_name(f".{self._path.name}.new")
+        try:
             # Nobody else may read it, from its first byte on.
             with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 json.dump({"keys": [asdict(key) for key in keys]}, file, indent=1)

@@ -230,6 +230,7 @@ $("verdict").addEventListener("submit", async (event) => {
   };
   if (corrected && corrected !== sentence.text) said.corrected = corrected;
   if (drawn && drawn[2] > drawn[0] && drawn[3] > drawn[1]) said.boxes = [drawn];
+  else if (said.verdict === "right" && sentence.boxes) said.boxes = sentence.boxes;
   const response = await fetch("/v1/feedback", {
     method: "POST", body: JSON.stringify(said), headers: headers({ "Content-Type": "application/json" }),
   });
