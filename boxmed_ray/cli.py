@@ -143,6 +143,23 @@ def data(
     run(recipe, overrides or [])
 
 
+@data_app.command("concepts")
+def data_concepts(
+    root: Annotated[Path, typer.Argument(help="Folder of Open-i reports: NLMCXR_reports.tgz, or its XML files.")],
+    table: Annotated[Path | None, typer.Option(help="A mapping of your own (TOML), or additions.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Reference labels. Default: negbio_labels*.csv in ROOT.")] = None,
+    unmapped: Annotated[int, typer.Option(min=0, help="Sentences without a place to show.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that gets chains.jsonl, thinking.jsonl and unmapped.csv.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What the mapping of free text onto diseases and regions covers of a corpus of reports."""
+    from boxmed_ray.commands.data_concepts import concepts
+
+    concepts(root, table, labels, unmapped, out, as_json)
+
+
 @data_app.command("from-feedback")
 def data_from_feedback(
     folder: Annotated[Path, typer.Argument(help="What `boxmed serve --feedback FOLDER --feedback-images` keeps.")],
