@@ -311,12 +311,49 @@ class ScorersConfig(Part):
         return {name: path for name, path in self if path is not None}
 
 
+class JudgeConfig(Part):
+    """A language model that judges reports, at an OpenAI-compatible endpoint (docs/evaluation.md)."""
+
+    url: str = Field(pattern=r"^https?://", description="Base address, as http://HOST:8000/v1.")
+    model: str = Field(min_length=1, description="Name under which the endpoint serves it.")
+    key_variable: str | None = Field(None, description="Environment variable that holds the key; null sends none.")
+    form: Literal["schema", "published"] = Field(
+        "schema",
+        description="schema: our question, the reply held to a JSON schema; published: question_file is asked, and "
+        "the reply read in the form that the metric's authors gave their judge.",
+    )
+    question_file: Path | None = Field(
+        None, description="The question in form published, with {reference} and {candidate} where the reports go."
+    )
+    concurrency: int = Field(16, ge=1, description="Questions that wait for their replies at once.")
+    max_tokens: int = Field(1024, ge=64, description="Cap of a reply; one that reaches it is unreadable.")
+    timeout_s: float = Field(300, gt=0, description="Time-out of one reply.")
+    retries: int = Field(3, ge=0, description="Further tries of a question after a failure of network or server.")
+
+    @model_validator(mode="after")
+    def _asks_what_the_judge_knows(self) -> JudgeConfig:
+        if (self.form == "published") != (self.question_file is not None):
+            raise ValueError(
+                "form 'published' asks the question of question_file and form 'schema' asks its own; "
+                "set both form=published and question_file, or neither"
+            )
+        return self
+
+
+class JudgesConfig(Part):
+    """Judges of reports; a metric without one is left out."""
+
+    green: JudgeConfig | None = Field(None, description="GREEN (arXiv 2405.03595).")
+    gema: JudgeConfig | None = Field(None, description="GEMA-Score (arXiv 2503.05347).")
+
+
 class EvaluateConfig(Part):
     """Evaluation on held-out studies."""
 
     images: int = Field(500, ge=1, description="Held-out images at most.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the sampled decoding.")
     report_tokens: int = Field(160, ge=8, description="Cap of a report.")
+    judges: JudgesConfig = JudgesConfig()
 
 
 class PoolConfig(Part):
