@@ -46,9 +46,7 @@ def label_figures(
     """
     true, said = _codes(references), _codes(hypotheses)
     by_category = _counts(true == _POSITIVE, said == _POSITIVE)
-    by_value = np.stack(
-        [_counts(true == v, said == v).sum(axis=2) for v in range(len(_VALUES))], axis=2
-    )
+    by_value = np.stack([_counts(true == v, said == v).sum(axis=2) for v in range(len(_VALUES))], axis=2)
     columns = {
         f"{prefix}_accuracy": (true == said).mean(axis=1),
         f"{prefix}_f1": _of_one_report(by_category),

@@ -3,7 +3,8 @@
 What lives here: finding WordNet on this machine. What does not: METEOR itself (``nltk.translate.meteor_score``).
 
 NLTK's is METEOR of 2005 (exact words, stems, WordNet's synonyms; α = .9, β = 3, γ = .5), not the Java METEOR 1.5 that
-captioning papers run: its numbers compare with NLTK's alone.
+captioning papers run, and it looks synonyms up by stems ("larg"), so that it finds fewer: its numbers compare with
+NLTK's alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from rewards.scorers import MissingScorerError
 from rewards.text.bleu import word_tokens
+from rewards.text.pair import check_pairs
 
 VARIANT = "NLTK's METEOR (exact, Porter stem, WordNet synonym; α=.9 β=3 γ=.5), word tokens, mean over reports"
 
@@ -27,6 +29,7 @@ def meteor(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
     from nltk.translate.meteor_score import single_meteor_score
 
     known = _wordnet()
+    check_pairs(references, hypotheses)
     return [
         float(single_meteor_score(word_tokens(reference), word_tokens(hypothesis), wordnet=known))
         for reference, hypothesis in zip(references, hypotheses, strict=True)

@@ -54,9 +54,7 @@ def text_figures(references: Sequence[str], hypotheses: Sequence[str], studies: 
 def score_figures(scores: Mapping[str, Sequence[float]], studies: Sequence[str]) -> FigureSet:
     """Means of the scores of SCORES that there are."""
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-    figures = [
-        mean_figure(name, SCORES[name][0], columns, name, 1 if SCORES[name][1] > 0 else -1) for name in columns
-    ]
+    figures = [mean_figure(name, SCORES[name][0], columns, name, 1 if SCORES[name][1] > 0 else -1) for name in columns]
     return FigureSet(studies, columns, figures)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boxmed_ray.evaluate.meteor import meteor
+from boxmed_ray.evaluate.meteor import _wordnet, meteor
 from boxmed_ray.evaluate.report_figures import score_figures, text_figures
 from boxmed_ray.evaluate.text import bleu_4
 from rewards.scorers import MissingScorerError
@@ -23,6 +23,7 @@ HYPOTHESES = [
     "No acute process, granuloma.",
     "Clear.",
 ]
+_ABSENT = "pycocoevalcap is not installed: nothing to agree with (pip install --no-deps pycocoevalcap)"
 STUDIES = ["a", "b", "c", "d"]
 
 
@@ -31,16 +32,16 @@ def _for_coco(texts: list[str]) -> dict[int, list[str]]:
 
 
 def test_bleu_agrees_with_cocos_scorer_on_the_same_tokens():
-    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu", reason="pycocoevalcap is not installed: nothing to agree with")
+    bleu = pytest.importorskip(
+        "pycocoevalcap.bleu.bleu", reason="pycocoevalcap is not installed: nothing to agree with"
+    )
     theirs, _ = bleu.Bleu(4).compute_score(_for_coco(REFERENCES), _for_coco(HYPOTHESES), verbose=0)
     ours = text_figures(REFERENCES, HYPOTHESES, STUDIES).values()
     assert [ours[f"bleu_{n}"] for n in (1, 2, 3, 4)] == pytest.approx(theirs, abs=1e-3)
 
 
 def test_rouge_l_agrees_with_cocos_scorer_on_the_same_tokens():
-    rouge = pytest.importorskip(
-        "pycocoevalcap.rouge.rouge", reason="pycocoevalcap is not installed: nothing to agree with"
-    )
+    rouge = pytest.importorskip("pycocoevalcap.rouge.rouge", reason=_ABSENT)
     mean, each = rouge.Rouge().compute_score(_for_coco(REFERENCES), _for_coco(HYPOTHESES))
     found = text_figures(REFERENCES, HYPOTHESES, STUDIES)
     assert found.values()["rouge_l_coco"] == pytest.approx(mean, abs=1e-3)
@@ -66,12 +67,22 @@ def test_less_radcliq_is_better_and_a_mean_is_a_mean():
     assert figures.values() == {"radcliq_v1": 1.5, "bertscore": 0.25}
 
 
-def test_meteor_knows_synonyms_or_says_what_it_lacks():
+def test_meteor_matches_stems_and_synonyms_where_wordnet_is():
     try:
-        same, near, far = meteor(["a large lung mass"] * 3, ["a large lung mass", "a big lung mass", "normal heart"])
+        same, stem, synonym, far = meteor(
+            ["he is quite ill"] * 4, ["he is quite ill", "he is quite ills", "he is quite sick", "normal heart"]
+        )
     except MissingScorerError as error:
-        assert "WordNet" in str(error) and "nltk.downloader wordnet" in str(error)
         pytest.skip(str(error))
-    assert same == pytest.approx(1 - 0.5 / 4**3)  # one chunk of four matches
-    assert near == same
+    assert same == stem == synonym == pytest.approx(1 - 0.5 / 4**3)  # one chunk of four matches
     assert far == 0
+
+
+def test_meteor_without_wordnet_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    import nltk
+
+    _wordnet.cache_clear()
+    monkeypatch.setattr(nltk.data, "path", [])
+    with pytest.raises(MissingScorerError, match="python -m nltk"):
+        meteor(["a"], ["a"])
+    _wordnet.cache_clear()
