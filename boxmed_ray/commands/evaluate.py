@@ -17,12 +17,9 @@ from typing import TYPE_CHECKING
 from boxmed_ray.config import ConfigError, RunConfig, load_config, parse_config
 
 if TYPE_CHECKING:
-    from boxmed_ray.data.load import Dataset
-    from boxmed_ray.evaluate.evaluation import Evaluation, ReportRecord
-    from boxmed_ray.evaluate.scores import Scores
-    from boxmed_ray.stages.held_out import Adapter, Answers
+    from boxmed_ray.stages.held_out import Adapter
 
-_CONFIG = "config.yaml"
+_CONFIG, _DONE = "config.yaml", "evaluation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +49,26 @@ def evaluate(
     """Ask, measure, write the folder and print the tables.
 
     Raises:
-        ConfigError: no model there, an adapter that is none, or ``out`` exists.
+        ConfigError: no model there, an adapter that is none, or ``out`` holds an evaluation.
         DataError, PoolError: as ``load_studies`` and the rollout pool raise.
     """
     subject = find_subject(what, adapter, overrides, recipe)
     out = out or Path("evaluations", subject.name)
-    if out.exists():
-        raise ConfigError(f"--out {out}: exists; give a folder that does not")
+    if (out / _DONE).exists():
+        raise ConfigError(f"--out {out}: holds an evaluation; give another folder")
     lora = _adapter(subject.adapter)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # scorers list the weights that they leave out
     from boxmed_ray.data.load import load_studies
     from boxmed_ray.evaluate.tables import show_evaluation
+    from boxmed_ray.measure import Measured, write_measured
     from boxmed_ray.stages.held_out import answer_held_out
 
     folder = subject.run / "data" if subject.run and subject.own_data else out / "data"
     dataset = load_studies(subject.config.data, subject.config.seed, folder)
     print(f"evaluate {subject.name}: {len(dataset.split('test'))} held-out studies", file=sys.stderr)
     answers = answer_held_out(subject.config, dataset, subject.model, lora)
-    evaluation = _measure(subject, dataset, answers, out, resamples)
-    show_evaluation(evaluation)
+    measured = Measured(subject.name, subject.model, lora, subject.config)
+    show_evaluation(write_measured(out, measured, dataset, answers, resamples))
     print(f"written to {out}")
 
 
@@ -84,14 +82,15 @@ def find_subject(what: Path, adapter: Path | None, overrides: Sequence[str], rec
     run = next((folder for folder in (what, *what.parents[:3]) if (folder / _CONFIG).is_file()), None)
     if recipe is not None and run is not None:
         raise ConfigError(f"--recipe {recipe}: {run} has a configuration of its own; change it with --set")
-    if run is None and not (what / "config.json").is_file():
+    if what != run and not (what / "config.json").is_file():
         raise ConfigError(
             f"{what}: is neither a run folder ({_CONFIG}) nor a model folder (config.json); give one of the two"
         )
     if run is not None:
         text = (run / _CONFIG).read_text()
         config = parse_config(text, str(run / _CONFIG), overrides)
-        own = parse_config(text, str(run / _CONFIG)).data == config.data
+        trained = parse_config(text, str(run / _CONFIG))
+        own = (trained.data, trained.seed) == (config.data, config.seed)
     else:
         config, own = load_config(recipe, overrides) if recipe else parse_config("", "--set", overrides), False
     if what != run:
@@ -102,8 +101,8 @@ def find_subject(what: Path, adapter: Path | None, overrides: Sequence[str], rec
     model = next((stages / s / "model" for s in ("svr", "mcl") if (stages / s / "done.json").is_file()), None)
     if model is None:
         raise ConfigError(f"{run}: neither MCL nor SVR is done; go on with it: boxmed train --resume {run.name}")
-    trained = stages / "adapter" / "adapter"
-    return Subject(run.name, config, model, adapter or (trained if trained.is_dir() else None), run, own)
+    its_own = stages / "adapter" / "adapter"
+    return Subject(run.name, config, model, adapter or (its_own if its_own.is_dir() else None), run, own)
 
 
 def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None:
@@ -136,63 +135,3 @@ def _adapter(folder: Path | None) -> Adapter | None:
         return Adapter(folder, int(json.loads((folder / "adapter_config.json").read_text())["r"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--adapter {folder}: no adapter_config.json with a rank r; give a PEFT folder") from error
-
-
-def _measure(subject: Subject, dataset: Dataset, answers: Answers, out: Path, resamples: int) -> Evaluation:
-    from boxmed_ray.evaluate.baselines import answer_with_constant_box, answer_with_random_box, fit_constant_boxes
-    from boxmed_ray.evaluate.evaluation import (
-        Evaluation,
-        Samples,
-        figures_of,
-        measure,
-        write_evaluation,
-    )
-    from boxmed_ray.evaluate.grounding_figures import baseline_values
-    from boxmed_ray.evaluate.scores import score_reports
-    from boxmed_ray.results import training_boxes, versions
-
-    config = subject.config
-    references = [study.report or "" for study in answers.studies]
-    scores = score_reports(references, answers.reports, config.scorers.paths)
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests)
-    baselines = {}
-    boxes = training_boxes(dataset)
-    if answers.grounding and boxes:
-        baselines = {
-            "constant_box": answer_with_constant_box(answers.grounding, fit_constant_boxes(boxes, config.seed)),
-            "random_box": answer_with_random_box(answers.grounding, boxes, config.seed),
-        }
-    values = {
-        kind: measure(figures, resamples, config.seed, baseline_values(baselines) if kind == "grounding" else {})
-        for kind, figures in figures_of(samples).items()
-    }
-    evaluation = Evaluation(
-        name=subject.name,
-        model=str(subject.model),
-        adapter=str(subject.adapter) if subject.adapter else None,
-        data=config.data.kind,
-        data_hash=dataset.hash,
-        seed=config.seed,
-        resamples=resamples,
-        versions=versions(),
-        grounding=values.get("grounding", {}),
-        reports=values.get("reports", {}),
-        missing=scores.missing,
-    )
-    write_evaluation(out, evaluation, samples, baselines)
-    return evaluation
-
-
-def _report_records(answers: Answers, scores: Scores) -> list[ReportRecord]:
-    from boxmed_ray.evaluate.evaluation import ReportRecord
-
-    return [
-        ReportRecord(
-            study_id=study.id,
-            reference=study.report or "",
-            generated=answers.reports[i],
-            scores={name: values[i] for name, values in scores.values.items()},
-            chexbert=None if scores.labels is None else (scores.labels[0][i], scores.labels[1][i]),
-        )
-        for i, study in enumerate(answers.studies)
-    ]

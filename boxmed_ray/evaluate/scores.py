@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from boxmed_ray.evaluate.meteor import meteor
 from rewards.categories import Status
 from rewards.metrics import build_metric
 from rewards.radcliq import VERSIONS, composite
-from rewards.scorers import MissingScorerError, Paths
+from rewards.scorers import MissingScorerError, Paths, locate
 from rewards.text.bleu import Bleu2
 
 _METRICS: Final = ("clinical_lite", "bertscore", "radgraph", "radgraph_xl")
@@ -61,14 +62,16 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: P
 
 def _chexbert(references: Sequence[str], hypotheses: Sequence[str], paths: Paths, scores: Scores) -> list[float]:
     """Similarities, and on the way the labels: one pass gives both."""
-    from pathlib import Path
-
     import torch
 
     from rewards.chexbert import CheXbert
-    from rewards.scorers import locate
 
-    readings = CheXbert(Path(locate("chexbert", paths))).read([*references, *hypotheses])
+    folder = Path(locate("chexbert", paths))
+    try:
+        model = CheXbert(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MissingScorerError(f"chexbert cannot be loaded: {error}") from error
+    readings = model.read([*references, *hypotheses])
     first, second = readings[: len(references)], readings[len(references) :]
     scores.labels = [reading.labels for reading in first], [reading.labels for reading in second]
     pairs = zip(first, second, strict=True)
