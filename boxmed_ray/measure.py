@@ -7,6 +7,7 @@ figures themselves and the files (evaluate/).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 from boxmed_ray.config import RunConfig
@@ -34,7 +35,8 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
     """Score the answers, write the folder of the evaluation and return what is in evaluation.json."""
     config = what.config
     references = [study.report or "" for study in answers.studies]
-    scores = score_reports(references, answers.reports, config.scorers.paths) if references else Scores()
+    judges, paths = config.evaluate.judges, config.scorers.paths
+    scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
     samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests)
     baselines = _baselines(answers.grounding, dataset, config.seed)
     of_baselines = {"grounding": baseline_values(baselines)}
@@ -76,7 +78,7 @@ def _report_records(answers: Answers, scores: Scores) -> list[ReportRecord]:
             study_id=study.id,
             reference=study.report or "",
             generated=answers.reports[i],
-            scores={name: values[i] for name, values in scores.values.items()},
+            scores={name: values[i] for name, values in scores.values.items() if not isnan(values[i])},
             chexbert=None if scores.labels is None else (scores.labels[0][i], scores.labels[1][i]),
         )
         for i, study in enumerate(answers.studies)

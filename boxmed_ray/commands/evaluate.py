@@ -49,7 +49,7 @@ def evaluate(
     """Ask, measure, write the folder and print the tables.
 
     Raises:
-        ConfigError: no model there, an adapter that is none, or ``out`` holds an evaluation.
+        ConfigError: no model there, an adapter that is none, ``out`` holds an evaluation, or a judge is not there.
         DataError, PoolError: as ``load_studies`` and the rollout pool raise.
     """
     subject = find_subject(what, adapter, overrides, recipe)
@@ -59,10 +59,12 @@ def evaluate(
     lora = _adapter(subject.adapter)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # scorers list the weights that they leave out
     from boxmed_ray.data.load import load_studies
+    from boxmed_ray.evaluate.judge_scores import check_judges
     from boxmed_ray.evaluate.tables import show_evaluation
     from boxmed_ray.measure import Measured, write_measured
     from boxmed_ray.stages.held_out import answer_held_out
 
+    check_judges(subject.config.evaluate.judges)
     folder = subject.run / "data" if subject.run and subject.own_data else out / "data"
     dataset = load_studies(subject.config.data, subject.config.seed, folder)
     print(f"evaluate {subject.name}: {len(dataset.split('test'))} held-out studies", file=sys.stderr)

@@ -24,7 +24,7 @@ from boxmed_ray.evaluate.figures import FigureSet, percentile_interval, study_re
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import grounding_figures
 from boxmed_ray.evaluate.label_figures import label_figures
-from boxmed_ray.evaluate.report_figures import SCORES, score_figures, text_figures
+from boxmed_ray.evaluate.report_figures import SCORES, score_figures, score_kind, text_figures
 from rewards.categories import Status
 from rewards.sample import BoxT
 from rewards.text.labels import label
@@ -75,7 +75,7 @@ class ReportRecord:
         study_id: the study.
         reference: its own report.
         generated: the model's.
-        scores: name of SCORES → value.
+        scores: name, of a kind in SCORES → value; absent where this report has none.
         chexbert: CheXbert's labels of reference and generated report, where it was ready.
     """
 
@@ -116,8 +116,10 @@ def _report_figures(reports: Sequence[ReportRecord]) -> FigureSet:
     if len(chexbert) == len(reports):
         sides = [pair[0] for pair in chexbert], [pair[1] for pair in chexbert]
         parts.append(label_figures("chexbert", CHEXBERT, *sides, studies))
-    scored = [name for name in SCORES if all(name in report.scores for report in reports)]
-    parts.append(score_figures({name: [report.scores[name] for report in reports] for name in scored}, studies))
+    known = {name for report in reports for name in report.scores}
+    scored = sorted(known, key=lambda name: (list(SCORES).index(score_kind(name)), name))
+    values = {name: [report.scores.get(name, float("nan")) for report in reports] for name in scored}
+    parts.append(score_figures(values, studies))
     columns = {name: values for part in parts for name, values in part.columns.items()}
     return FigureSet(studies, columns, [figure for part in parts for figure in part.figures])
 
@@ -255,7 +257,7 @@ def _report_record(row: Mapping[str, str]) -> ReportRecord:
         study_id=row["study_id"],
         reference=row["reference"],
         generated=row["generated"],
-        scores={name: float(row[name]) for name in SCORES if row.get(name)},
+        scores={name: float(cell) for name, cell in row.items() if cell and score_kind(name) in SCORES},
         chexbert=None if labels is None else (_statuses(labels[0]), _statuses(labels[1])),
     )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 FILE: Final = "judge.jsonl"
+_CHECK_S: Final = 20.0
 Schema = Mapping[str, Any]
 _PLACES = re.compile(r"\{reference\}|\{candidate\}")
 
@@ -64,6 +65,33 @@ class Judge:
         if missing:
             asyncio.run(self._ask_all(missing, schema, known))
         return [known[key] for key in keys]
+
+    def check(self) -> None:
+        """Ask the endpoint which models it serves; one that does not say is taken at its word.
+
+        Raises:
+            ConfigError: it does not answer, refuses the key, or serves other models.
+        """
+        from openai import APIConnectionError, APIStatusError, OpenAI
+
+        config = self._config
+        with OpenAI(base_url=config.url, api_key=self._key, timeout=min(_CHECK_S, config.timeout_s)) as client:
+            try:
+                served = [model.id for model in client.models.list()]
+            except APIConnectionError as error:
+                raise ConfigError(
+                    f"judge {config.model!r} at {config.url} does not answer: {error}; start it"
+                ) from error
+            except APIStatusError as error:
+                if error.status_code not in (401, 403):
+                    return
+                raise ConfigError(
+                    f"judge {config.model!r} at {config.url} refuses: {error.status_code}; {_remedy(error.status_code)}"
+                ) from error
+        if config.model not in served:
+            raise ConfigError(
+                f"{config.url} does not serve judge {config.model!r} but {', '.join(served) or 'nothing'}"
+            )
 
     def _digest(self, question: str, schema: Schema | None) -> str:
         asked = [self._config.model, self._config.max_tokens, question, schema]

@@ -1,6 +1,7 @@
 """Per-report scores by scorers that need weights or data, each where it is ready.
 
-What lives here: which are tried, and the remedy for those that are missing. What does not: the scorers (rewards/).
+What lives here: which are tried, and the remedy for those that are missing. What does not: the scorers (rewards/) and
+the judges (judge_scores.py).
 A scorer that is missing is listed as missing; it never becomes a 0.
 """
 
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from boxmed_ray.config import JudgesConfig
+from boxmed_ray.evaluate.judge_scores import judge_scores
 from boxmed_ray.evaluate.meteor import meteor
 from rewards.categories import Status
 from rewards.metrics import build_metric
@@ -38,15 +41,23 @@ class Scores:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: Paths) -> Scores:
+def score_reports(
+    references: Sequence[str], hypotheses: Sequence[str], paths: Paths, judges: JudgesConfig, folder: Path
+) -> Scores:
     """Every score whose scorer is ready.
 
     Args:
         references: one a report.
         hypotheses: the generated reports.
         paths: where scorers lie, of the configuration.
+        judges: where judges answer.
+        folder: keeps the judges' replies.
+
+    Raises:
+        ConfigError: a judge's question file or key is missing.
     """
     scores = Scores()
+    scores.values, scores.missing = judge_scores(references, hypotheses, judges, folder)
     metrics: dict[str, Callable[[], list[float]]] = {"meteor": lambda: meteor(references, hypotheses)}
     for name in _METRICS:
         metrics[name] = lambda name=name: build_metric(name, paths).score_pairs(references, hypotheses)

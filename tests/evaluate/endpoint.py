@@ -24,8 +24,8 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint(answer: Answer) -> Iterator[Endpoint]:
-    """Serve chat completions for the duration of the block."""
+def endpoint(answer: Answer, models: tuple[str, ...] | None = ("judge",)) -> Iterator[Endpoint]:
+    """Serve chat completions for the duration of the block; ``models`` None knows no listing of models."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -41,7 +41,15 @@ def endpoint(answer: Answer) -> Iterator[Endpoint]:
                 "model": body["model"],
                 "choices": [{"index": 0, "message": message, "finish_reason": finish}],
             }
-            data = json.dumps(good if status == 200 else {"error": {"message": text, "code": status}}).encode()
+            self._send(status, good if status == 200 else {"error": {"message": text, "code": status}})
+
+        def do_GET(self) -> None:
+            seen.keys.append(self.headers.get("Authorization"))
+            listed = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in models or ()]
+            self._send(404 if models is None else 200, {"object": "list", "data": listed})
+
+        def _send(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

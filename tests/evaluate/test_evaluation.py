@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boxmed_ray.config import ConfigError
+from boxmed_ray.config import ConfigError, JudgesConfig
 from boxmed_ray.evaluate.baselines import answer_with_random_box
 from boxmed_ray.evaluate.evaluation import (
     FILE,
@@ -118,7 +118,7 @@ def test_random_boxes_have_a_training_size_and_lie_in_the_image():
 def test_a_missing_scorer_is_named_with_its_remedy_and_is_no_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
     monkeypatch.setattr("boxmed_ray.evaluate.scores._METRICS", ("radgraph", "bertscore"))
-    scores = score_reports(["No effusion."], ["No effusion."], {})
+    scores = score_reports(["No effusion."], ["No effusion."], {}, JudgesConfig(), tmp_path)
     lacking = {"radgraph", "bertscore", "chexbert_similarity", "radcliq_v0", "radcliq_v1"}
     assert lacking <= scores.missing.keys()
     assert not lacking & scores.values.keys()

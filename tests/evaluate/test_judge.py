@@ -99,6 +99,18 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         Judge(config("http://127.0.0.1:9/v1"), tmp_path).ask(["a"])
 
 
+def test_a_check_tells_before_anything_is_asked_that_a_judge_is_not_there(tmp_path: Path) -> None:
+    with endpoint(echo) as served:
+        Judge(config(served.url), tmp_path).check()
+        with pytest.raises(ConfigError, match=r"does not serve judge 'other' but judge"):
+            Judge(config(served.url, model="other"), tmp_path).check()
+    with endpoint(echo, models=None) as served:
+        Judge(config(served.url), tmp_path).check()
+    with pytest.raises(ConfigError, match=r"does not answer.*start it"):
+        Judge(config("http://127.0.0.1:9/v1"), tmp_path).check()
+    assert served.requests == []
+
+
 def test_the_key_comes_from_the_variable_and_is_written_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
