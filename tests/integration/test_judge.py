@@ -45,6 +45,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *("--served-model-name", "judge", "--port", str(port), "--dtype", "float32", "--enforce-eager"),
         *("--block-size", "32", "--max-model-len", "4096", "--max-num-seqs", "8", "--disable-log-stats"),
         *("--limit-mm-per-prompt", '{"image": 0, "video": 0}', "--kv-cache-memory-bytes", str(1 << 28)),
+        # Without it a schema allows white space without end, and a model of random weights writes nothing else.
+        *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
     ]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
