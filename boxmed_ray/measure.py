@@ -35,7 +35,8 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
     config = what.config
     references = [study.report or "" for study in answers.studies]
     scores = score_reports(references, answers.reports, config.scorers.paths) if references else Scores()
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests)
+    images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
+    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
     baselines = _baselines(answers.grounding, dataset, config.seed)
     of_baselines = {"grounding": baseline_values(baselines)}
     values = {
