@@ -7,6 +7,7 @@ figures themselves and the files (evaluate/).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from boxmed_ray.config import RunConfig
@@ -18,6 +19,9 @@ from boxmed_ray.evaluate.grounding_figures import baseline_values
 from boxmed_ray.evaluate.scores import Scores, score_reports
 from boxmed_ray.results import training_boxes, versions
 from boxmed_ray.stages.held_out import Adapter, Answers
+
+_COUNTERS = ("sacrebleu", "rouge-score", "nltk", "scipy")
+"""Packages on which figures rest, beside those of ``versions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
         data_hash=dataset.hash,
         seed=config.seed,
         resamples=resamples,
-        versions=versions(),
+        versions=versions() | {name: version(name) for name in _COUNTERS},
         grounding=values.get("grounding", {}),
         reports=values.get("reports", {}),
         missing=scores.missing,

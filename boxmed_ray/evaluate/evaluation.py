@@ -220,7 +220,7 @@ def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[Grounding
             "well_formed": int(record.well_formed),
             "sampled": json.dumps(record.sampled),
             "sampled_well_formed": json.dumps(record.sampled_well_formed),
-            **{name: _cell(values[i]) for name, values in (columns | others).items()},
+            **{name: _cell(values[i]) for name, values in {**columns, **others}.items()},
             "greedy_text": record.greedy_text,
         }
         for i, record in enumerate(records)

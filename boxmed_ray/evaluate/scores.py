@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,10 +48,10 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: P
         paths: where scorers lie, of the configuration.
     """
     scores = Scores()
-    metrics: dict[str, Callable[[], list[float]]] = {"meteor": lambda: meteor(references, hypotheses)}
+    metrics: dict[str, Callable[[], list[float]]] = {"meteor": partial(meteor, references, hypotheses)}
     for name in _METRICS:
-        metrics[name] = lambda name=name: build_metric(name, paths).score_pairs(references, hypotheses)
-    metrics["chexbert_similarity"] = lambda: _chexbert(references, hypotheses, paths, scores)
+        metrics[name] = partial(_metric, name, references, hypotheses, paths)
+    metrics["chexbert_similarity"] = partial(_chexbert, references, hypotheses, paths, scores)
     for name, compute in metrics.items():
         try:
             scores.values[name] = compute()
@@ -58,6 +59,10 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: P
             scores.missing[name] = str(error)
     _radcliq(scores, Bleu2().score_pairs(references, hypotheses))
     return scores
+
+
+def _metric(name: str, references: Sequence[str], hypotheses: Sequence[str], paths: Paths) -> list[float]:
+    return build_metric(name, paths).score_pairs(references, hypotheses)
 
 
 def _chexbert(references: Sequence[str], hypotheses: Sequence[str], paths: Paths, scores: Scores) -> list[float]:
