@@ -274,7 +274,7 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder that `boxmed evaluate` wrote: of the model held to be better.")],
     second: Annotated[Path, typer.Argument(help="Folder of the other, measured on the same samples.")],
-    out: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets comparison.html and comparison.csv.")] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
 ) -> None:
     """Is the first model better? Paired one-tailed Wilcoxon tests with Holm's correction, and bootstrap intervals."""

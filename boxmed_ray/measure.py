@@ -7,7 +7,10 @@ figures themselves and the files (evaluate/).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan
+    judges, paths = config.evaluate.judges, config.scorers.paths
+    scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
+    images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
+    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
 from pathlib import Path
 
 from boxmed_ray.config import RunConfig
@@ -19,6 +22,9 @@ from boxmed_ray.evaluate.grounding_figures import baseline_values
 from boxmed_ray.evaluate.scores import Scores, score_reports
 from boxmed_ray.results import training_boxes, versions
 from boxmed_ray.stages.held_out import Adapter, Answers
+
+_COUNTERS = ("sacrebleu", "rouge-score", "nltk", "scipy")
+"""Packages on which figures rest, beside those of ``versions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,15 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
     """Score the answers, write the folder of the evaluation and return what is in evaluation.json."""
     config = what.config
     references = [study.report or "" for study in answers.studies]
+<<<<<<< HEAD
     judges, paths = config.evaluate.judges, config.scorers.paths
     scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
     samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests)
+=======
+    scores = score_reports(references, answers.reports, config.scorers.paths) if references else Scores()
+    images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
+    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
+>>>>>>> evalu2
     baselines = _baselines(answers.grounding, dataset, config.seed)
     of_baselines = {"grounding": baseline_values(baselines)}
     values = {
@@ -52,7 +64,7 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
         data_hash=dataset.hash,
         seed=config.seed,
         resamples=resamples,
-        versions=versions(),
+        versions=versions() | {name: version(name) for name in _COUNTERS},
         grounding=values.get("grounding", {}),
         reports=values.get("reports", {}),
         missing=scores.missing,

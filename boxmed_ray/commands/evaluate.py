@@ -108,22 +108,24 @@ def find_subject(what: Path, adapter: Path | None, overrides: Sequence[str], rec
 
 
 def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None:
-    """Print, and write as CSV, whether the first evaluation is better than the second.
+    """Print whether the first evaluation is better than the second, and write comparison.csv and comparison.html.
 
     Raises:
         ConfigError: a folder is no evaluation, the samples differ, or ``out`` exists.
     """
     from boxmed_ray.evaluate.comparison import compare_samples
+    from boxmed_ray.evaluate.comparison_page import write_comparison_page
     from boxmed_ray.evaluate.evaluation import read_evaluation
-    from boxmed_ray.evaluate.tables import show_comparison, write_comparison
+    from boxmed_ray.evaluate.tables import comparison_csv, show_comparison
 
     if out is not None and out.exists():
-        raise ConfigError(f"--out {out}: exists; give a file that does not")
+        raise ConfigError(f"--out {out}: exists; give a folder that does not")
     (one, ours), (two, theirs) = read_evaluation(first), read_evaluation(second)
     found = compare_samples(ours, theirs, resamples)
     show_comparison(one.name, two.name, found, {**one.missing, **two.missing})
     if out is not None:
-        write_comparison(out, found)
+        write_comparison_page(out / "comparison.html", (one.name, two.name), found, ours, theirs)
+        (out / "comparison.csv").write_text(comparison_csv(found), encoding="utf-8", newline="")
         print(f"written to {out}")
 
 

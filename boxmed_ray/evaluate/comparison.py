@@ -99,9 +99,14 @@ def check_same_samples(first: Samples, second: Samples) -> None:
         lone = sum((name in first.digests) != (name in second.digests) for name in apart)
         raise ConfigError(
             f"the evaluations were not made on the same samples: of {len(names)}, {lone} are in one only and "
-            f"{len(apart) - lone} differ in image, question or truth ({', '.join(apart[:_SHOWN])}"
+            f"{len(apart) - lone} differ in image, question or truth ({', '.join(map(_without_words, apart[:_SHOWN]))}"
             f"{', …' if len(apart) > _SHOWN else ''}); evaluate both on one data set with the same evaluate.images"
         )
+
+
+def _without_words(name: str) -> str:
+    """A sample's name without its phrase: words of a report, which are a patient's, are in no message."""
+    return name.partition("/ground/")[0]
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

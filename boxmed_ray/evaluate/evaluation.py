@@ -88,11 +88,19 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """All samples of an evaluation. ``digests``: sample → digest of image, question and truth; equal ones compare."""
+    """All samples of an evaluation.
+
+    Attributes:
+        grounding: prompts and answers.
+        reports: generated reports.
+        digests: sample → digest of image, question and truth; equal ones compare.
+        images: study → path of its image, for pages that show it.
+    """
 
     grounding: Sequence[GroundingRecord]
     reports: Sequence[ReportRecord]
     digests: Mapping[str, str]
+    images: Mapping[str, str] = field(default_factory=dict)
 
 
 def figures_of(samples: Samples) -> dict[str, FigureSet]:
@@ -182,14 +190,18 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:
         raise ConfigError(f"{folder}: no {FILE} in it; give a folder that `boxmed evaluate` wrote")
     try:
         evaluation = Evaluation.model_validate_json((folder / FILE).read_text())
-        grounding = [_grounding_record(row) for row in _read_rows(folder / GROUNDING)]
-        rows = _read_rows(folder / REPORTS)
-        reports = [_report_record(row) for row in rows]
-        digests = {f"grounding {row['prompt_id']}": row["digest"] for row in _read_rows(folder / GROUNDING)}
-        digests |= {f"report {row['study_id']}": row["digest"] for row in rows}
+        prompts, reports = _read_rows(folder / GROUNDING), _read_rows(folder / REPORTS)
+        digests = {f"grounding {row['prompt_id']}": row["digest"] for row in prompts}
+        digests |= {f"report {row['study_id']}": row["digest"] for row in reports}
+        samples = Samples(
+            [_grounding_record(row) for row in prompts],
+            [_report_record(row) for row in reports],
+            digests,
+            {row["study_id"]: row["image"] for row in prompts if row["image"]},
+        )
     except (ValidationError, KeyError, ValueError) as error:
         raise ConfigError(f"{folder}: not readable as an evaluation of this version: {error}") from error
-    return evaluation, Samples(grounding, reports, digests)
+    return evaluation, samples
 
 
 def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]) -> list[dict[str, Any]]:
@@ -201,6 +213,7 @@ def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[Grounding
             "prompt_id": record.prompt_id,
             "study_id": record.study_id,
             "digest": samples.digests[f"grounding {record.prompt_id}"],
+            "image": samples.images.get(record.study_id, ""),
             "label": record.label,
             "width": record.width,
             "height": record.height,
@@ -209,7 +222,7 @@ def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[Grounding
             "well_formed": int(record.well_formed),
             "sampled": json.dumps(record.sampled),
             "sampled_well_formed": json.dumps(record.sampled_well_formed),
-            **{name: _cell(values[i]) for name, values in (columns | others).items()},
+            **{name: _cell(values[i]) for name, values in {**columns, **others}.items()},
             "greedy_text": record.greedy_text,
         }
         for i, record in enumerate(records)

@@ -76,7 +76,8 @@ def category_f1(references: Sequence[Labels], hypotheses: Sequence[Labels]) -> d
 
 def _codes(labels: Sequence[Labels]) -> NDArray[np.int8]:
     """(reports, 14): index in _VALUES."""
-    return np.array([[_VALUES.index(each.get(name)) for name in CATEGORIES] for each in labels], dtype=np.int8)
+    rows = [[_VALUES.index(each.get(name)) for name in CATEGORIES] for each in labels]
+    return np.array(rows, dtype=np.int8).reshape(-1, len(CATEGORIES))
 
 
 _POSITIVE = _VALUES.index(Status.POSITIVE)

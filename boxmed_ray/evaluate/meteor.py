@@ -9,6 +9,7 @@ NLTK's alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -44,9 +45,12 @@ def _wordnet() -> Any:
 
     for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         try:
-            return WordNetCorpusReader(nltk.data.find(name), None)
+            place = nltk.data.find(name)
         except LookupError:
             continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that other languages' WordNets are not there
+            return WordNetCorpusReader(place, None)
     raise MissingScorerError(
         "meteor is missing: WordNet (under Princeton's terms) is in none of NLTK's folders; to get it: "
         "python -m nltk.downloader wordnet, or unpack NLTK's wordnet.zip in $NLTK_DATA/corpora"

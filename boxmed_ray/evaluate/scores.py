@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -57,11 +58,15 @@ def score_reports(
         ConfigError: a judge's question file or key is missing.
     """
     scores = Scores()
+<<<<<<< HEAD
     scores.values, scores.missing = judge_scores(references, hypotheses, judges, folder)
     metrics: dict[str, Callable[[], list[float]]] = {"meteor": lambda: meteor(references, hypotheses)}
+=======
+    metrics: dict[str, Callable[[], list[float]]] = {"meteor": partial(meteor, references, hypotheses)}
+>>>>>>> evalu2
     for name in _METRICS:
-        metrics[name] = lambda name=name: build_metric(name, paths).score_pairs(references, hypotheses)
-    metrics["chexbert_similarity"] = lambda: _chexbert(references, hypotheses, paths, scores)
+        metrics[name] = partial(_metric, name, references, hypotheses, paths)
+    metrics["chexbert_similarity"] = partial(_chexbert, references, hypotheses, paths, scores)
     for name, compute in metrics.items():
         try:
             scores.values[name] = compute()
@@ -69,6 +74,10 @@ def score_reports(
             scores.missing[name] = str(error)
     _radcliq(scores, Bleu2().score_pairs(references, hypotheses))
     return scores
+
+
+def _metric(name: str, references: Sequence[str], hypotheses: Sequence[str], paths: Paths) -> list[float]:
+    return build_metric(name, paths).score_pairs(references, hypotheses)
 
 
 def _chexbert(references: Sequence[str], hypotheses: Sequence[str], paths: Paths, scores: Scores) -> list[float]:

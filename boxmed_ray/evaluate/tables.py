@@ -6,10 +6,10 @@ What lives here: columns and rounding. What does not: any figure.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -60,13 +60,13 @@ def show_comparison(
     _show_missing(console, missing)
 
 
-def write_comparison(path: Path, found: Sequence[Difference]) -> None:
+def comparison_csv(found: Sequence[Difference]) -> str:
     """The comparison as CSV, one row a figure, with its variant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [each.name for each in fields(Difference)])
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in found)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [each.name for each in fields(Difference)])
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in found)
+    return text.getvalue()
 
 
 def _figures_table(title: str, figures: Mapping[str, FigureValue]) -> Table:
