@@ -251,6 +251,9 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(help="PEFT folder that writes the reports. Default: of a run, its own.")
     ] = None,
+    adapter_for: Annotated[
+        str, typer.Option(help="reports: boxes and reasoning are asked of the backbone alone; all: with the adapter.")
+    ] = "reports",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. data.root=DIR.")
     ] = None,
@@ -261,13 +264,13 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Measure a model on the held-out split: grounding and reports, beside baselines, each figure defined.
+    """Measure a model on the held-out split: boxes, reasoning, reports, beside baselines, each figure defined.
 
-    Writes evaluation.json, grounding.csv and reports.csv; scorers that are not there are listed with the remedy.
+    Writes evaluation.json and a CSV for each kind; scorers that are not there are listed with the remedy.
     """
     from boxmed_ray.commands.evaluate import evaluate as run
 
-    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples)
+    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples, adapter_for)
 
 
 @app.command()

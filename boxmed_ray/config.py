@@ -153,13 +153,32 @@ class MCLConfig(SupervisedConfig):
 
 
 class AdapterConfig(SupervisedConfig, LoraFields):
-    """The downstream LoRA adapter on plain reports; the backbone is frozen."""
+    """The downstream LoRA adapter on plain reports; the backbone is frozen.
+
+    ``lora`` off or ``train_also`` is for comparison (arXiv 2504.18453, table 5): the stage then writes a whole model.
+    """
+
+    lora: bool = Field(True, description="Train LoRA on the language model.")
+    train_also: tuple[TrainedPart, ...] = Field((), description="Parts of the backbone that are trained whole.")
 
     @property
     def train(self) -> TrainableConfig:
-        """LoRA on the language model alone: vLLM serves adapters of no other part."""
-        lora = LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout)
-        return TrainableConfig(language_model=False, projector=False, vision_tower=False, lora=lora)
+        """LoRA on the language model alone by default: vLLM serves adapters of no other part."""
+        lora = LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout) if self.lora else None
+        return TrainableConfig(
+            language_model="language_model" in self.train_also,
+            projector="projector" in self.train_also,
+            vision_tower="vision_tower" in self.train_also,
+            lora=lora,
+        )
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> AdapterConfig:
+        if not (self.lora or self.train_also):
+            raise ValueError("lora is false and train_also is empty, so nothing would train; set one of the two")
+        if self.lora and "language_model" in self.train_also:
+            raise ValueError("the language model is frozen under LoRA; set lora=false, or leave it out of train_also")
+        return self
 
 
 class SVRConfig(Part):
@@ -353,6 +372,7 @@ class EvaluateConfig(Part):
     images: int = Field(500, ge=1, description="Held-out images at most.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the sampled decoding.")
     report_tokens: int = Field(160, ge=8, description="Cap of a report.")
+    concept_tokens: int = Field(160, ge=8, description="Cap of a chain of reasoning.")
     judges: JudgesConfig = JudgesConfig()
 
 
@@ -428,6 +448,9 @@ class RunConfig(Part):
         Path("runs"), description="Local folder below which a run is worked on whose runs_dir is a URI."
     )
     seed: int = Field(0, ge=0, description="Seeds data, initial weights, order and sampling.")
+    skip: tuple[Literal["mcl", "svr"], ...] = Field(
+        (), description="Stages that are left out, as an ablation does (docs/evaluation.md)."
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     mcl: MCLConfig = MCLConfig()

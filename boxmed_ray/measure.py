@@ -7,10 +7,8 @@ figures themselves and the files (evaluate/).
 from __future__ import annotations
 
 from dataclasses import dataclass
-    judges, paths = config.evaluate.judges, config.scorers.paths
-    scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
-    images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
+from importlib.metadata import version
+from math import isnan
 from pathlib import Path
 
 from boxmed_ray.config import RunConfig
@@ -41,15 +39,10 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
     """Score the answers, write the folder of the evaluation and return what is in evaluation.json."""
     config = what.config
     references = [study.report or "" for study in answers.studies]
-<<<<<<< HEAD
     judges, paths = config.evaluate.judges, config.scorers.paths
     scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests)
-=======
-    scores = score_reports(references, answers.reports, config.scorers.paths) if references else Scores()
     images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
->>>>>>> evalu2
+    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images, answers.concepts)
     baselines = _baselines(answers.grounding, dataset, config.seed)
     of_baselines = {"grounding": baseline_values(baselines)}
     values = {
@@ -60,12 +53,14 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
         name=what.name,
         model=str(what.model),
         adapter=str(what.adapter.folder) if what.adapter else None,
+        adapter_for="all" if what.adapter and what.adapter.for_all else "reports",
         data=config.data.kind,
         data_hash=dataset.hash,
         seed=config.seed,
         resamples=resamples,
         versions=versions() | {name: version(name) for name in _COUNTERS},
         grounding=values.get("grounding", {}),
+        concepts=values.get("concepts", {}),
         reports=values.get("reports", {}),
         missing=scores.missing,
     )

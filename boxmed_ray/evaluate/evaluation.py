@@ -14,12 +14,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxmed_ray.config import ConfigError
+from boxmed_ray.evaluate.concept_figures import ConceptRecord, concept_figures
 from boxmed_ray.evaluate.figures import FigureSet, percentile_interval, study_resamples
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import grounding_figures
@@ -30,7 +31,7 @@ from rewards.sample import BoxT
 from rewards.text.labels import label
 
 FILE: Final = "evaluation.json"
-GROUNDING, REPORTS = "grounding.csv", "reports.csv"
+GROUNDING, CONCEPTS, REPORTS = "grounding.csv", "concepts.csv", "reports.csv"
 RULES, CHEXBERT = "labels by the rules of rewards/text/labels.py", "labels by CheXbert"
 csv.field_size_limit(1 << 24)
 
@@ -56,13 +57,18 @@ class Evaluation(BaseModel):
 
     name: str
     model: str
-    adapter: str | None = Field(description="Reports were written with it; grounding is asked of the backbone alone.")
+    adapter: str | None = Field(description="Reports were written with it.")
+    adapter_for: Literal["reports", "all"] = Field(
+        "reports",
+        description="reports: boxes and reasoning were asked of the backbone alone; all: with the adapter too.",
+    )
     data: str = Field(description="Kind of data set.")
     data_hash: str = Field(description="Digest of the whole data set.")
     seed: int
     resamples: int
     versions: dict[str, str]
     grounding: dict[str, FigureValue]
+    concepts: dict[str, FigureValue] = Field(default_factory=dict, description="Of reasoning.")
     reports: dict[str, FigureValue]
     missing: dict[str, str] = Field(description="Figures that are not there → why, and the remedy.")
 
@@ -95,19 +101,23 @@ class Samples:
         reports: generated reports.
         digests: sample → digest of image, question and truth; equal ones compare.
         images: study → path of its image, for pages that show it.
+        concepts: reasoning.
     """
 
     grounding: Sequence[GroundingRecord]
     reports: Sequence[ReportRecord]
     digests: Mapping[str, str]
     images: Mapping[str, str] = field(default_factory=dict)
+    concepts: Sequence[ConceptRecord] = ()
 
 
 def figures_of(samples: Samples) -> dict[str, FigureSet]:
-    """``grounding`` and ``reports`` → their figures; a kind without samples is absent."""
+    """``grounding``, ``concepts`` and ``reports`` → their figures; a kind without samples is absent."""
     found = {}
     if samples.grounding:
         found["grounding"] = grounding_figures(samples.grounding)
+    if samples.concepts:
+        found["concepts"] = concept_figures(samples.concepts)
     if samples.reports:
         found["reports"] = _report_figures(samples.reports)
     return found
@@ -173,6 +183,8 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     if samples.grounding:
         _write_rows(folder / GROUNDING, _grounding_rows(samples, baselines))
+    if samples.concepts:
+        _write_rows(folder / CONCEPTS, _concept_rows(samples))
     if samples.reports:
         _write_rows(folder / REPORTS, _report_rows(samples))
     part = folder / f"{FILE}.part"
@@ -193,11 +205,14 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:
         prompts, reports = _read_rows(folder / GROUNDING), _read_rows(folder / REPORTS)
         digests = {f"grounding {row['prompt_id']}": row["digest"] for row in prompts}
         digests |= {f"report {row['study_id']}": row["digest"] for row in reports}
+        reasoning = _read_rows(folder / CONCEPTS)
+        digests |= {f"concepts {row['study_id']}": row["digest"] for row in reasoning}
         samples = Samples(
             [_grounding_record(row) for row in prompts],
             [_report_record(row) for row in reports],
             digests,
             {row["study_id"]: row["image"] for row in prompts if row["image"]},
+            [ConceptRecord(row["study_id"], row["reference"], row["generated"]) for row in reasoning],
         )
     except (ValidationError, KeyError, ValueError) as error:
         raise ConfigError(f"{folder}: not readable as an evaluation of this version: {error}") from error
@@ -247,6 +262,20 @@ def _grounding_record(row: Mapping[str, str]) -> GroundingRecord:
 
 def _boxes(value: list[list[float]] | None) -> tuple[BoxT, ...] | None:
     return None if value is None else tuple((box[0], box[1], box[2], box[3]) for box in value)
+
+
+def _concept_rows(samples: Samples) -> list[dict[str, Any]]:
+    columns = concept_figures(samples.concepts).columns
+    return [
+        {
+            "study_id": record.study_id,
+            "digest": samples.digests[f"concepts {record.study_id}"],
+            "reference": record.reference,
+            "generated": record.generated,
+            **{name: _cell(values[i]) for name, values in columns.items()},
+        }
+        for i, record in enumerate(samples.concepts)
+    ]
 
 
 def _report_rows(samples: Samples) -> list[dict[str, Any]]:

@@ -58,12 +58,8 @@ def score_reports(
         ConfigError: a judge's question file or key is missing.
     """
     scores = Scores()
-<<<<<<< HEAD
     scores.values, scores.missing = judge_scores(references, hypotheses, judges, folder)
-    metrics: dict[str, Callable[[], list[float]]] = {"meteor": lambda: meteor(references, hypotheses)}
-=======
     metrics: dict[str, Callable[[], list[float]]] = {"meteor": partial(meteor, references, hypotheses)}
->>>>>>> evalu2
     for name in _METRICS:
         metrics[name] = partial(_metric, name, references, hypotheses, paths)
     metrics["chexbert_similarity"] = partial(_chexbert, references, hypotheses, paths, scores)

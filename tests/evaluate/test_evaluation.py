@@ -9,6 +9,7 @@ import pytest
 
 from boxmed_ray.config import ConfigError, JudgesConfig
 from boxmed_ray.evaluate.baselines import answer_with_random_box
+from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.evaluation import (
     FILE,
     Evaluation,
@@ -39,10 +40,14 @@ REPORTS = [
                  ({"Edema": Status.POSITIVE}, {})),
     ReportRecord("b", "Cardiomegaly.", "", {"bertscore": -0.5}, ({}, {"Edema": Status.UNCERTAIN})),
 ]  # fmt: skip
+CONCEPTS = [ConceptRecord("a", "<think>none</think><answer>none</answer>", 'no form,\n"at all"')]
 SAMPLES = Samples(
     GROUNDING,
     REPORTS,
-    {f"grounding {r.prompt_id}": r.prompt_id for r in GROUNDING} | {f"report {r.study_id}": "x" for r in REPORTS},
+    {f"grounding {r.prompt_id}": r.prompt_id for r in GROUNDING}
+    | {f"report {r.study_id}": "x" for r in REPORTS}
+    | {f"concepts {r.study_id}": "y" for r in CONCEPTS},
+    concepts=CONCEPTS,
 )
 
 
