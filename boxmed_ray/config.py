@@ -374,6 +374,11 @@ class EvaluateConfig(Part):
     report_tokens: int = Field(160, ge=8, description="Cap of a report.")
     concept_tokens: int = Field(160, ge=8, description="Cap of a chain of reasoning.")
     judges: JudgesConfig = JudgesConfig()
+    second_reader: Path | None = Field(
+        None,
+        description="Manifest of held-out studies as another person read them: their agreement stands beside every "
+        "figure of grounding (docs/evaluation.md).",
+    )
 
 
 class PoolConfig(Part):

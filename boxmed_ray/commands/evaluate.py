@@ -71,6 +71,7 @@ def evaluate(
     from boxmed_ray.evaluate.tables import show_evaluation
     from boxmed_ray.measure import Measured, write_measured
     from boxmed_ray.stages.held_out import answer_held_out
+    from boxmed_ray.tracking import read_metrics
 
     check_judges(subject.config.evaluate.judges)
     folder = subject.run / "data" if subject.run and subject.own_data else out / "data"
@@ -78,7 +79,9 @@ def evaluate(
     print(f"evaluate {subject.name}: {len(dataset.split('test'))} held-out studies", file=sys.stderr)
     answers = answer_held_out(subject.config, dataset, subject.model, lora)
     measured = Measured(subject.name, subject.model, lora, subject.config)
-    show_evaluation(write_measured(out, measured, dataset, answers, resamples))
+    metrics = subject.run / "metrics.jsonl" if subject.run else None
+    lines = read_metrics(metrics) if metrics is not None and metrics.is_file() else []
+    show_evaluation(write_measured(out, measured, dataset, answers, resamples, lines))
     print(f"written to {out}")
 
 

@@ -34,6 +34,8 @@ FILE: Final = "evaluation.json"
 GROUNDING, CONCEPTS, REPORTS = "grounding.csv", "concepts.csv", "reports.csv"
 RULES, CHEXBERT = "labels by the rules of rewards/text/labels.py", "labels by CheXbert"
 csv.field_size_limit(1 << 24)
+Baselines = Mapping[str, Sequence[GroundingRecord | None]]
+"""Baseline → its answer to each prompt; None where it has none."""
 
 
 class FigureValue(BaseModel):
@@ -176,9 +178,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def write_evaluation(
-    folder: Path, evaluation: Evaluation, samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]
-) -> None:
+def write_evaluation(folder: Path, evaluation: Evaluation, samples: Samples, baselines: Baselines) -> None:
     """Write the folder's files, evaluation.json last: where it is, the others are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     if samples.grounding:
@@ -219,10 +219,10 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:
     return evaluation, samples
 
 
-def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]) -> list[dict[str, Any]]:
+def _grounding_rows(samples: Samples, baselines: Baselines) -> list[dict[str, Any]]:
     records = samples.grounding
     columns = grounding_figures(records).columns
-    others = {f"iou_{name}": grounding_figures(answers).columns["iou"] for name, answers in baselines.items()}
+    others = {f"iou_{name}": _ious(answers) for name, answers in baselines.items()}
     return [
         {
             "prompt_id": record.prompt_id,
@@ -242,6 +242,10 @@ def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[Grounding
         }
         for i, record in enumerate(records)
     ]
+
+
+def _ious(answers: Sequence[GroundingRecord | None]) -> list[float]:
+    return [answer.iou if answer is not None and answer.target else float("nan") for answer in answers]
 
 
 def _grounding_record(row: Mapping[str, str]) -> GroundingRecord:
