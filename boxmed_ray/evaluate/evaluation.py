@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxmed_ray.config import ConfigError
 from boxmed_ray.evaluate.concept_figures import ConceptRecord, concept_figures
-from boxmed_ray.evaluate.figures import FigureSet, percentile_interval, study_resamples
+from boxmed_ray.evaluate.figures import FigureSet, Values, percentile_interval, study_resamples
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import grounding_figures
 from boxmed_ray.evaluate.label_figures import label_figures
@@ -244,8 +244,9 @@ def _grounding_rows(samples: Samples, baselines: Baselines) -> list[dict[str, An
     ]
 
 
-def _ious(answers: Sequence[GroundingRecord | None]) -> list[float]:
-    return [answer.iou if answer is not None and answer.target else float("nan") for answer in answers]
+def _ious(answers: Sequence[GroundingRecord | None]) -> Values:
+    ious = (answer.iou if answer is not None and answer.target else np.nan for answer in answers)
+    return np.fromiter(ious, dtype=np.float64)
 
 
 def _grounding_record(row: Mapping[str, str]) -> GroundingRecord:
