@@ -34,11 +34,13 @@ class Mention:
 
     finding: str
     status: Status
+    start: int = 0
+    """Token of the text at which the phrase begins that made it a mention (see ``find_phrases``)."""
 
 
-def mentions(report: str) -> list[Mention]:
-    """Every mention of a finding, in order. Never raises."""
-    table = shipped_table()
+def mentions(report: str, table: Table | None = None) -> list[Mention]:
+    """Every mention of a finding of the table (by default the shipped one), in order. Never raises."""
+    table = table or shipped_table()
     return _Reader(table, find_phrases(report[:MAX_CHARACTERS], table.root)).read()
 
 
@@ -113,10 +115,11 @@ class _Reader:
         self._table, self._phrases = table, phrases
         self._scope = _Scope()
         self._mentions: list[Mention] = []
+        self._start = 0
 
     def read(self) -> list[Mention]:
         for index, found in enumerate(self._phrases):
-            entry = found.entry
+            entry, self._start = found.entry, found.start
             if entry.cues:
                 self._cue(index, entry.cues)
             if entry.subjects:
@@ -214,7 +217,7 @@ class _Reader:
 
     def _mention(self, finding: str, status: Status) -> None:
         if not self._scope.ignored:
-            mention = Mention(finding, status)
+            mention = Mention(finding, status, self._start)
             self._mentions.append(mention)
             self._scope.mentions.append(mention)
 

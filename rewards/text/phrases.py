@@ -70,11 +70,15 @@ class Found:
     entry: Entry
 
 
+def shipped_source() -> dict[str, Any]:
+    """phrases.toml as it is written."""
+    return tomllib.loads((importlib.resources.files("rewards.text") / "phrases.toml").read_text(encoding="utf-8"))
+
+
 @cache
 def shipped_table() -> Table:
     """phrases.toml, read once."""
-    text = (importlib.resources.files("rewards.text") / "phrases.toml").read_text(encoding="utf-8")
-    return compile_table(tomllib.loads(text))
+    return compile_table(shipped_source())
 
 
 def compile_table(source: Mapping[str, Any]) -> Table:
