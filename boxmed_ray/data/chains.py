@@ -104,12 +104,15 @@ def asserted(statements: Iterable[Statement]) -> dict[str, Status]:
 
 def _chain(mention: Mention, row: Row, marks: Sequence[Found]) -> Chain:
     regions = _place_of(row.region, mention.start, marks)
-    status, disease, via = mention.status, row.disease, row.via
-    if status is Status.NEGATIVE and (disease is None or row.suggests or disease == NO_FINDING):
-        return Chain(mention.finding, Status.POSITIVE, NO_FINDING, None, regions)
+    status, via = mention.status, row.via
+    if row.incidental or (status is Status.NEGATIVE and (row.disease is None or row.suggests)):
+        denied = status is Status.NEGATIVE
+        return Chain(mention.finding, Status.POSITIVE, NO_FINDING, None if denied else via, regions)
+    if row.disease == NO_FINDING and status is not Status.POSITIVE:
+        return Chain(mention.finding, status, None, None, regions)  # "not midline" is no disease of the bank
     if row.suggests and status is Status.POSITIVE:
         status = Status.UNCERTAIN
-    return Chain(mention.finding, status, disease, via, regions)
+    return Chain(mention.finding, status, row.disease, via, regions)
 
 
 def _place_of(default: str | None, start: int, marks: Sequence[Found]) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ class Row(BaseModel):
     doubtful: _Joins = ()
     denied: _Joins = ()
     disease: Annotated[str, _one_of(DISEASES)] | None = None
+    incidental: bool = False
     suggests: bool = False
     via: str | None = Field(None, min_length=1)
     region: Annotated[str, _one_of(PLACES)] | None = None
