@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from boxmed_ray.config import MCLConfig
+from boxmed_ray.data.concept_map import shipped
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
@@ -66,7 +67,8 @@ def grounded_findings(study: Study) -> list[Finding]:
             merged[finding.phrase] = finding
         else:
             region = first.region if first.region == finding.region else None
-            update = {"boxes": first.boxes + finding.boxes, "region": region}
+            boxes = tuple(dict.fromkeys(first.boxes + finding.boxes))
+            update = {"boxes": boxes, "region": region}
             merged[finding.phrase] = first.model_copy(update=update)
     return list(merged.values())
 
@@ -185,11 +187,11 @@ def mcl_examples(
     rng = random.Random(f"mcl/{seed}")
     grounded = _Deck([(s, f) for s in studies for f in grounded_findings(s)], f"mcl-ground/{seed}")
     denied = _Deck([(s, f) for s in studies for f in denied_findings(s)], f"mcl-none/{seed}")
-    stated = _Deck([s for s in studies if stated_findings(s)], f"mcl-concepts/{seed}")
+    stated = _Deck([s for s in studies if _has_concepts(s)], f"mcl-concepts/{seed}")
     if config.grounding_share > 0:
         _require(grounded, "a finding with a box; set mcl.grounding_share=0 to train on chains only")
     if config.grounding_share < 1:
-        _require(stated, "a finding; set mcl.grounding_share=1 to train on boxes only")
+        _require(stated, "a finding or a report; set mcl.grounding_share=1 to train on boxes only")
     examples = []
     for _ in range(count):
         wants_ground, wants_none = rng.random() < config.grounding_share, rng.random() < none_share
@@ -228,8 +230,7 @@ def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille", side
     for study in studies:
         asked = grounded_findings(study) + denied_findings(study)
         examples = [ground_example(study, finding, coordinates, side) for finding in asked]
-        if stated_findings(study):
-            examples.append(_concepts_example(study))
+        examples += concept_examples_of(study)
         if study.report:
             examples.append(report_example(study))
         for example in examples:
@@ -237,8 +238,19 @@ def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille", side
     return list(texts)
 
 
+def _has_concepts(study: Study) -> bool:
+    return bool(stated_findings(study) or study.report)
+
+
+def concept_examples_of(study: Study) -> list[Example]:
+    """The concept example of a study, where it has one."""
+    return [_concepts_example(study)] if _has_concepts(study) else []
+
+
 def _concepts_example(study: Study) -> Example:
-    response = concepts_response(stated_findings(study))
+    """From its findings, or where a data set gives none, from what the mapping finds in its report."""
+    stated = stated_findings(study)
+    response = concepts_response(stated) if stated else shipped().response(study.report or "")
     return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
 
 

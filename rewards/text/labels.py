@@ -39,7 +39,7 @@ class Mention:
 
 
 def mentions(report: str, table: Table | None = None) -> list[Mention]:
-    """Every mention of a finding of the table (by default the shipped one), in order. Never raises."""
+    """Every mention of a finding of ``table`` (the shipped one), in order. Never raises."""
     table = table or shipped_table()
     return _Reader(table, find_phrases(report[:MAX_CHARACTERS], table.root)).read()
 
