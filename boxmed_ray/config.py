@@ -46,6 +46,9 @@ class DataConfig(Part):
     )
     image_size: int = Field(112, ge=28, multiple_of=28, description="Side of the square the model sees, in pixels.")
     coordinates: Literal["permille", "pixel", "unit"] = Field("permille", description="Meaning of numbers in answers.")
+    concept_table: Path | None = Field(
+        None, description="Table that maps reports onto the knowledge banks (docs/data.md); null: the shipped one."
+    )
     skip_corrupt: bool = Field(
         False, description="Skip, count and list studies that cannot be read, instead of refusing."
     )

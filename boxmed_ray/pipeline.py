@@ -21,6 +21,7 @@ import yaml
 
 from boxmed_ray.actors.pool import Pool
 from boxmed_ray.config import ConfigError, RunConfig
+from boxmed_ray.data.concept_map import load_concepts
 from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
 from boxmed_ray.events import FILE as EVENTS
@@ -169,7 +170,7 @@ class Run:
 
         config, folder, train = self.config, self.stage("init") / "model", dataset.split("train")
         steps = config.model.warmup_steps
-        words = corpus(train, config.data.coordinates, config.data.image_size)
+        words = corpus(train, config.data.coordinates, config.data.image_size, load_concepts(config.data.concept_table))
         with self._writer() as writer, Progress("init", steps) as progress, self.timed("init"):
 
             def show(step: int, loss: float) -> None:
@@ -234,6 +235,7 @@ class Run:
             seed=config.seed,
             coordinates=config.data.coordinates,
             side=config.data.image_size,
+            table=load_concepts(config.data.concept_table),
         )
         self._supervised("mcl", examples, self.backbone())
 

@@ -97,7 +97,7 @@ class Coverage:
 
 
 def is_unread(report_id: str) -> bool:
-    """Whether a report is in the half that nobody reads while the shipped table is written: an odd SHA-256 of its id."""
+    """Whether a report is in the half that nobody read for the shipped table: the SHA-256 of its id is odd."""
     return hashlib.sha256(report_id.encode()).digest()[-1] % 2 == 1
 
 

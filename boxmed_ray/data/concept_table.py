@@ -1,7 +1,8 @@
 """The table that maps words onto the knowledge banks: read, checked, laid over the shipped one, compiled.
 
 What lives here: the form of concept_map.toml and the errors of a table of one's own, each with its line and the remedy.
-What does not: the words themselves (concept_map.toml, rewards/text/phrases.toml), what a sentence becomes (concept_map.py).
+What does not: the words themselves (concept_map.toml, rewards/text/phrases.toml), what a sentence becomes
+(concept_map.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import importlib.resources
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -122,7 +122,7 @@ def compile_phrases(source: Source) -> labeller.Table:
 
 
 def compile_marks(source: Source) -> labeller.Table:
-    """Words that tell where, on which side, or of the examination; as groups ``place …``, ``side …``, ``examination``."""
+    """Words that tell where, on which side or of the examination: groups ``place …``, ``side …``, ``examination``."""
     groups = {f"place {name}": words for name, words in source.place.items()}
     groups |= {f"side {name}": words for name, words in source.side.items()}
     return labeller.compile_table({"finding": {}, "group": groups | {"examination": source.examination}, "cue": {}})
@@ -146,6 +146,11 @@ def _check_names(source: Source, text: str, where: str) -> None:
     """That joints name groups, and reference labels findings, which there are."""
     base = labeller.shipped_source()
     groups, findings = {*base["group"], *source.group}, {*base["finding"], *source.finding}
+    if not source.finding:
+        raise DataError(f'{where}:1: has no [finding.…]; add some, or extends = "shipped"')
+    for name in source.cue.keys() - base["cue"].keys():
+        line = _line_of(text, ["cue", name])
+        raise DataError(f"{where}:{line}: cue.{name}: is no cue; use one of: {', '.join(base['cue'])}")
     for name, row in source.finding.items():
         for key in _JOINTS:
             for joint in getattr(row, key):
@@ -158,7 +163,9 @@ def _check_names(source: Source, text: str, where: str) -> None:
     for label, names in source.reference.items():
         if unknown := set(names) - findings:
             line = _line_of(text, ["reference", label])
-            raise DataError(f"{where}:{line}: reference.{label}: {min(unknown)!r} is no finding; add [finding.…] for it")
+            raise DataError(
+                f"{where}:{line}: reference.{label}: {min(unknown)!r} is no finding; add [finding.…] for it"
+            )
 
 
 def _explain(text: str, where: str, problem: Any) -> str:
@@ -170,13 +177,15 @@ def _explain(text: str, where: str, problem: Any) -> str:
     elif problem["type"] == "extra_forbidden":
         fields = Row.model_fields if len(named) > 1 else Source.model_fields
         what = f"is no key of a table; use one of: {', '.join(fields)}"
+    elif problem["type"] == "tuple_type":
+        what = 'is no list; write ["…", "…"]'
     elif problem["type"] == "missing":
         what = 'is missing; add e.g. version = "mine-1", and raise it whenever a line changes'
     return f"{where}:{_line_of(text, named, given)}: {'.'.join(named)}: {what}"
 
 
 def _line_of(text: str, named: Sequence[str], given: object = None) -> int:
-    """The line of a key path: its header, in that section its key, and after that the value; as far as they are there."""
+    """The line of a key path: its header, in that section its key, after that the value; as far as they are there."""
     lines = text.splitlines()
 
     def after(start: int, pattern: str) -> int | None:

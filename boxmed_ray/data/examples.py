@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from boxmed_ray.config import MCLConfig
-from boxmed_ray.data.concept_map import shipped
+from boxmed_ray.data.concept_map import ConceptTable, shipped
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
@@ -174,12 +174,14 @@ def mcl_examples(
     coordinates: Coordinates = "permille",
     side: int | None = None,
     none_share: float = 0.05,
+    table: ConceptTable | None = None,
 ) -> list[Example]:
     """``count`` examples of medical concept learning, in training order.
 
     ``config.grounding_share`` of them ask for boxes (of those ``none_share`` about a denied finding),
     the rest for chains of concepts. A noisy box is drawn once per seed and stays the same over
-    epochs: the noise is in the data, as a reader's is, and does not average out.
+    epochs: the noise is in the data, as a reader's is, and does not average out. ``table`` (by default the shipped one)
+    makes chains of the reports of studies without findings.
 
     Raises:
         DataError: the studies have nothing that the config asks for.
@@ -196,7 +198,7 @@ def mcl_examples(
     for _ in range(count):
         wants_ground, wants_none = rng.random() < config.grounding_share, rng.random() < none_share
         if not wants_ground:
-            examples.append(_concepts_example(stated.draw()))
+            examples.append(_concepts_example(stated.draw(), table))
         elif wants_none and denied:
             examples.append(ground_example(*denied.draw(), coordinates, side))
         else:
@@ -224,13 +226,18 @@ def report_example(study: Study) -> Example:
     return Example(f"{study.id}/{Task.REPORT}", Task.REPORT, None, instruction(Task.REPORT), study.report, study)
 
 
-def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille", side: int | None = None) -> list[str]:
+def corpus(
+    studies: Sequence[Study],
+    coordinates: Coordinates = "permille",
+    side: int | None = None,
+    table: ConceptTable | None = None,
+) -> list[str]:
     """Every text the stages would show, once: what a tokenizer is trained on."""
     texts: dict[str, None] = {}
     for study in studies:
         asked = grounded_findings(study) + denied_findings(study)
         examples = [ground_example(study, finding, coordinates, side) for finding in asked]
-        examples += concept_examples_of(study)
+        examples += concept_examples_of(study, table)
         if study.report:
             examples.append(report_example(study))
         for example in examples:
@@ -242,15 +249,15 @@ def _has_concepts(study: Study) -> bool:
     return bool(stated_findings(study) or study.report)
 
 
-def concept_examples_of(study: Study) -> list[Example]:
+def concept_examples_of(study: Study, table: ConceptTable | None = None) -> list[Example]:
     """The concept example of a study, where it has one."""
-    return [_concepts_example(study)] if _has_concepts(study) else []
+    return [_concepts_example(study, table)] if _has_concepts(study) else []
 
 
-def _concepts_example(study: Study) -> Example:
+def _concepts_example(study: Study, table: ConceptTable | None) -> Example:
     """From its findings, or where a data set gives none, from what the mapping finds in its report."""
     stated = stated_findings(study)
-    response = concepts_response(stated) if stated else shipped().response(study.report or "")
+    response = concepts_response(stated) if stated else (table or shipped()).response(study.report or "")
     return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from boxmed_ray import __version__
 from boxmed_ray.config import DataConfig
+from boxmed_ray.data.concept_map import load_concepts
 from boxmed_ray.data.images import ImageStore, decode_image, keep_square, read_bytes
 from boxmed_ray.data.readers import Item, Located, SkippedStudy, find_reader
 from boxmed_ray.data.readers.manifest import find_manifest, read_manifest, read_origin, write_manifest
@@ -184,7 +185,8 @@ def _origin(config: DataConfig, seed: int) -> dict[str, Any]:
     origin: dict[str, Any] = {"kind": config.kind, "version": __version__}
     if config.kind == "phantom":
         return origin | {"train": config.train_studies, "test": config.test_studies, "seed": seed}
-    return origin | {"root": str(config.root), "test_share": config.test_share}
+    table = load_concepts(config.concept_table)
+    return origin | {"root": str(config.root), "test_share": config.test_share, "concept_table": table.version}
 
 
 def _write_record(
