@@ -155,7 +155,7 @@ def data_concepts(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: section, name, measure, value.")] = False,
     unread: Annotated[
-        bool, typer.Option("--unread", help="Only the half that was not read while the shipped table was written.")
+        bool, typer.Option("--unread", help="Only the half not read for the shipped table; no sentences are shown.")
     ] = False,
 ) -> None:
     """What the mapping of free text onto diseases and regions covers of a corpus of reports.

@@ -44,7 +44,7 @@ def concepts(
         out: folder for what is made of the reports.
         as_json: print JSON.
         as_csv: print rows of section, name, value.
-        unread: only the half that was not read for the shipped table.
+        unread: only the half that was not read for the shipped table; its sentences are not shown.
 
     Raises:
         ConfigError: ``out`` cannot be written, or JSON and CSV are both asked for.
@@ -57,6 +57,7 @@ def concepts(
     if not reports:
         raise DataError(f"{root}: no report has a findings section")
     found = sorted(DataFolder(root).root.glob("negbio_labels*.csv")) if labels is None else [labels]
+    unmapped = 0 if unread else unmapped  # a sentence that is shown has been read
     coverage = measure(table, reports, read_reference(found[0]) if found else None)
     if out is not None:
         write(out, table, reports, coverage)

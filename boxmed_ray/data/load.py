@@ -63,6 +63,7 @@ def load_studies(config: DataConfig, seed: int, cache_folder: Path) -> Dataset:
         DataError: a study is bad and ``config.skip_corrupt`` is off, a patient is in two splits, or
             nothing is left to train or to test on. The message names file, line or key, value and remedy.
     """
+    load_concepts(config.concept_table)  # refuses a bad one before every image is decoded
     images = ImageStore(config.image_size, cache_folder / "resized")
     read, skipped = _without_duplicates(_read(config, seed, cache_folder))
     _check_patients(read)
