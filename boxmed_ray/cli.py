@@ -184,6 +184,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A further adapter, asked for by that name.")
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="Engines; more than MIN under load.")] = "1",
+    waiting: Annotated[int, typer.Option(min=1, help="Requests under way in each engine; more get 503.")] = 32,
     feedback: Annotated[Path | None, typer.Option(help="Folder that keeps readers' verdicts.")] = None,
     feedback_images: Annotated[
         bool, typer.Option("--feedback-images", help="Keep the pixels beside them, for `boxmed data from-feedback`.")
@@ -198,8 +199,8 @@ def serve(
     from boxmed_ray.commands.serve import start
 
     start(
-        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, feedback,
-        feedback_images, origin or [],
+        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, waiting,
+        feedback, feedback_images, origin or [],
     )  # fmt: skip
 
 
