@@ -15,14 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from boxmed_ray.actors.pool import Pool
-from boxmed_ray.config import ConfigError, RunConfig
-from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
+from boxmed_ray.config import ConfigError, RunConfig, TaskName
+from boxmed_ray.data.examples import Example, corpus, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.mixture import svr_prompts
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
@@ -42,9 +43,22 @@ from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
 from boxmed_ray.tracking import MetricsWriter, Progress
-from rewards.registry import check
+from rewards.registry import check, reads
+from rewards.sample import BOXES, REPORT
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+ASKED: Final[dict[TaskName, frozenset[str]]] = {
+    "grounding": frozenset({BOXES}),
+    "report": frozenset({REPORT}),
+    "joint": frozenset({BOXES, REPORT}),
+}
+"""What the answer to a prompt of a task holds."""
+EXAMPLES: Final[dict[TaskName, str]] = {
+    "grounding": "{soft_f1: 1.0, format: 1.0}",
+    "report": "{clinical_lite: 1.0, length: 0.2}",
+    "joint": "{joint_lite: 1.0, format: 0.5}",
+}
+"""Rewards that fit a task, for messages."""
 
 
 def run(config: RunConfig, *, resume: bool = False) -> None:
@@ -62,10 +76,19 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
 
 
 def _check_rewards(config: RunConfig) -> None:
-    try:
-        check(config.svr.rewards, config.scorers.paths)
-    except ValueError as error:
-        raise ConfigError(f"svr.rewards: {error}") from error
+    for task, weights in config.svr.routes.items():
+        key = f"svr.task_rewards.{task}" if task in config.svr.task_rewards else "svr.rewards"
+        try:
+            check(weights, config.scorers.paths)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        blind = [name for name in weights if not reads(name) <= ASKED[task]]
+        if blind:
+            wanting = " and ".join(sorted(reads(blind[0]) - ASKED[task]))
+            raise ConfigError(
+                f"{key}: reward {blind[0]!r} reads {wanting}, which {task} prompts do not ask for; "
+                f"set svr.task_rewards.{task}={EXAMPLES[task]}, for instance"
+            )
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
@@ -169,7 +192,8 @@ class Run:
 
         config, folder, train = self.config, self.stage("init") / "model", dataset.split("train")
         steps = config.model.warmup_steps
-        words = corpus(train, config.data.coordinates, config.data.image_size)
+        joint = config.mcl.joint_share > 0
+        words = corpus(train, config.data.coordinates, config.data.image_size, joint=joint)
         with self._writer() as writer, Progress("init", steps) as progress, self.timed("init"):
 
             def show(step: int, loss: float) -> None:
@@ -263,14 +287,8 @@ class Run:
 
     def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
-        examples = ground_prompts(
-            dataset.split("train"),
-            config.svr.steps * config.svr.draws,
-            none_share=config.svr.none_share,
-            seed=config.seed,
-            coordinates=config.data.coordinates,
-            side=config.data.image_size,
-        )
+        count = config.svr.steps * config.svr.draws
+        examples = svr_prompts(dataset.split("train"), count, svr=config.svr, data=config.data, seed=config.seed)
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
             run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)

@@ -20,6 +20,7 @@ from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Prompt
 from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.config import RunConfig
+from boxmed_ray.data.mixture import TASKS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.stages.reinforce import STAGE, Reinforcement, reinforce
 from boxmed_ray.stages.rollouts import handles, limits, pace
@@ -94,9 +95,8 @@ def reward_pool(config: RunConfig, events: EventWriter) -> Pool:
     actor = ray.remote(RewardWorker).options(num_cpus=0, max_restarts=0)
 
     def spawn(_: int) -> RayWorker:
-        handle: Any = actor.remote(
-            config.svr.rewards, config.data.coordinates, config.data.image_size, config.scorers.paths
-        )
+        routes = {TASKS[task]: weights for task, weights in config.svr.routes.items()}
+        handle: Any = actor.remote(routes, config.data.coordinates, config.data.image_size, config.scorers.paths)
         return RayWorker(handle)
 
     resources = config.resources

@@ -57,7 +57,10 @@ def _learner_metrics(learned: dict[str, Any]) -> dict[str, float]:
 
 
 def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Reward mean and spread, parts by name, lengths and shares of all rollouts that an update drew."""
+    """Reward mean and spread, parts by name, lengths and shares of all rollouts that an update drew.
+
+    A part is the mean over the groups that have it; where an update asked several tasks, each has a reward of its own.
+    """
     if not scored:
         return {"drawn_groups": 0}
     rewards = np.concatenate([group.rewards for group in scored])
@@ -72,8 +75,14 @@ def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         "truncated": float(np.mean([rollout.truncated for rollout in rollouts])),
         "malformed": float(np.concatenate([group.malformed for group in scored]).mean()),
     }
-    for name in scored[0].components:
-        metrics[name] = float(np.concatenate([group.components[name] for group in scored]).mean())
+    for name in dict.fromkeys(name for group in scored for name in group.components):
+        parts = [group.components[name] for group in scored if name in group.components]
+        metrics[name] = float(np.concatenate(parts).mean())
+    tasks = dict.fromkeys(group.group.prompt.task for group in scored)
+    if len(tasks) > 1:
+        for task in tasks:
+            own = [group.rewards for group in scored if group.group.prompt.task is task]
+            metrics[f"reward_{task}"] = float(np.concatenate(own).mean())
     if "format" in metrics:
         metrics["well_formed"] = metrics["format"]
     return metrics

@@ -29,7 +29,7 @@ def test_iou_and_format_are_summed_for_each_rollout_of_a_group() -> None:
             rollout("<think>a</think><answer>[0, 0, 500, 500]</answer>", "length"),
         ),
     )
-    (scored,) = RewardWorker({"iou": 1.0, "format": 1.0}, "permille", 112).score([group])
+    (scored,) = RewardWorker({Task.GROUND: {"iou": 1.0, "format": 1.0}}, "permille", 112).score([group])
     assert scored.rewards == pytest.approx([2.0, 1.5, 0.0, 1.0])
     assert scored.components["iou"] == pytest.approx([1.0, 0.5, 0.0, 1.0])
     assert scored.components["format"] == pytest.approx([1.0, 1.0, 0.0, 0.0])
@@ -38,7 +38,7 @@ def test_iou_and_format_are_summed_for_each_rollout_of_a_group() -> None:
 
 def test_pixel_answers_count_the_square_that_the_model_sees() -> None:
     group = Group(prompt(), (rollout("<think>a</think><answer>[0, 0, 56, 56]</answer>"),))
-    (scored,) = RewardWorker({"iou": 1.0}, "pixel", 112).score([group])
+    (scored,) = RewardWorker({Task.GROUND: {"iou": 1.0}}, "pixel", 112).score([group])
     assert scored.rewards == pytest.approx([1.0])
 
 
@@ -46,17 +46,17 @@ def test_a_group_gets_the_same_rewards_alone_and_among_others() -> None:
     groups = [
         Group(prompt(), (rollout(f"<think>a</think><answer>[0, 0, {x}, 500]</answer>"),)) for x in (100, 300, 900)
     ]
-    worker = RewardWorker({"iou": 1.0, "format": 0.5}, "permille", 112)
+    worker = RewardWorker({Task.GROUND: {"iou": 1.0, "format": 0.5}}, "permille", 112)
     together = [scored.rewards.tolist() for scored in worker.score(groups)]
     assert together == [worker.score([group])[0].rewards.tolist() for group in groups]
 
 
 def test_an_explicit_none_is_right_where_nothing_is_to_be_found() -> None:
     group = Group(prompt(targets=()), (rollout("<think>none</think><answer>none</answer>"),))
-    (scored,) = RewardWorker({"iou": 1.0, "format": 1.0}, "permille", 112).score([group])
+    (scored,) = RewardWorker({Task.GROUND: {"iou": 1.0, "format": 1.0}}, "permille", 112).score([group])
     assert scored.rewards == pytest.approx([2.0])
 
 
 def test_an_unknown_reward_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="iouu"):
-        RewardWorker({"iouu": 1.0}, "permille", 112)
+        RewardWorker({Task.GROUND: {"iouu": 1.0}}, "permille", 112)
