@@ -171,6 +171,33 @@ class AdapterConfig(SupervisedConfig, LoraFields):
         return TrainableConfig(language_model=False, projector=False, vision_tower=False, lora=lora)
 
 
+class WatchConfig(Part):
+    """What is measured beside the reward during SVR, and when that raises an alarm (docs/rewards.md)."""
+
+    every: int = Field(5, ge=0, description="Updates between measurements; 0 measures nothing.")
+    responses: int = Field(64, ge=2, description="Responses of a task that are measured, of as many prompts as can be.")
+    scorers: tuple[str, ...] | None = Field(
+        None, description="Rewards that measure; null for all that need nothing that is not loaded for the rewards."
+    )
+    window: int = Field(3, ge=1, description="Measurements over which the rules take the mean.")
+    drift: float = Field(
+        0.25, gt=0, description="Standard deviations of the starting model that the reward rises and other scores fall."
+    )
+    length_band: tuple[float, float] = Field(
+        (0.6, 1.6), description="Mean length of a response, relative to the starting model's, that raises no alarm."
+    )
+    on_alarm: Literal["warn", "stop"] = Field(
+        "warn", description="Go on, or stop the run with a checkpoint; --resume goes on in spite of it."
+    )
+
+    @model_validator(mode="after")
+    def _band_holds_the_start(self) -> WatchConfig:
+        low, high = self.length_band
+        if not 0 <= low < 1 < high:
+            raise ValueError(f"length_band {low:g}, {high:g} must hold 1, the starting model: [0.6, 1.6] for instance")
+        return self
+
+
 TaskName = Literal["grounding", "report", "joint"]
 
 
@@ -245,6 +272,7 @@ class SVRConfig(Part):
     task_rewards: dict[TaskName, dict[str, float]] = Field(
         default_factory=dict, description="Task → reward names and their weights, in the place of rewards."
     )
+    watch: WatchConfig = WatchConfig()
     shared_prompt: Literal["auto", "prefix_cache", "packed_row", "replicated"] = Field(
         "auto", description="How the learner computes a group (docs/training.md)."
     )

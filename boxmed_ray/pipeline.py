@@ -23,12 +23,14 @@ from boxmed_ray.actors.pool import Pool
 from boxmed_ray.config import ConfigError, RunConfig, TaskName
 from boxmed_ray.data.examples import Example, corpus, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
-from boxmed_ray.data.mixture import svr_prompts
+from boxmed_ray.data.mixture import ASKED, svr_prompts
+from boxmed_ray.evaluate.report_page import write_stopped
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
+from boxmed_ray.stages.cheating import watched
 from boxmed_ray.stages.evaluation import (
     GroundingQuestion,
     ask_grounding,
@@ -42,17 +44,11 @@ from boxmed_ray.stages.rollouts import rollout_pool
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
+from boxmed_ray.stages.watch import DriftError
 from boxmed_ray.tracking import MetricsWriter, Progress
 from rewards.registry import check, reads
-from rewards.sample import BOXES, REPORT
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
-ASKED: Final[dict[TaskName, frozenset[str]]] = {
-    "grounding": frozenset({BOXES}),
-    "report": frozenset({REPORT}),
-    "joint": frozenset({BOXES, REPORT}),
-}
-"""What the answer to a prompt of a task holds."""
 EXAMPLES: Final[dict[TaskName, str]] = {
     "grounding": "{soft_f1: 1.0, format: 1.0}",
     "report": "{clinical_lite: 1.0, length: 0.2}",
@@ -89,6 +85,10 @@ def _check_rewards(config: RunConfig) -> None:
                 f"{key}: reward {blind[0]!r} reads {wanting}, which {task} prompts do not ask for; "
                 f"set svr.task_rewards.{task}={EXAMPLES[task]}, for instance"
             )
+    try:
+        watched(config)
+    except ValueError as error:
+        raise ConfigError(f"svr.watch.scorers: {error}") from error
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
@@ -291,7 +291,11 @@ class Run:
         examples = svr_prompts(dataset.split("train"), count, svr=config.svr, data=config.data, seed=config.seed)
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
-            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+            try:
+                run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+            except DriftError as error:
+                write_stopped(self.folder, str(error), self.folder / METRICS)
+                raise
 
     def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:
         if self._asked(name):

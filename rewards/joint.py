@@ -37,8 +37,8 @@ STANDARDS: Final = {
     "radcliq_v1": Standard(0.0, 1.0),
     "soft_f1": Standard(0.10, 0.17),
 }
-"""Name of a part → its constants: of what is true of another patient, 300 pairs each. clinical-lite: labelled reports of
-IU X-ray; soft-F1: phantoms' boxes. RadCliQ v1 is standardised by its authors: intercept 0, coefficients that sum to 1.
+"""Name of a part → its constants, of 300 pairs of what is true of two patients: labelled reports of IU X-ray for
+clinical-lite, phantoms' boxes for soft-F1. RadCliQ v1 comes standardised: intercept 0, coefficients that sum to 1.
 """
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ from rewards.joint import JointReward
 from rewards.length import LengthReward
 from rewards.metrics import METRICS, Loaded, check_metric
 from rewards.sample import BOXES, REPORT, Sample, Score
-from rewards.scorers import Paths
+from rewards.scorers import MissingScorerError, Paths, locate
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,18 @@ class Entry:
     Attributes:
         build: from the metrics that are loaded already.
         reads: of a sample: BOXES, REPORT. Where responses hold none the reward would be alike for all.
-        needs: metrics that it is made of.
+        parts: rewards that it is made of.
     """
 
     build: Callable[[Loaded], Reward]
     reads: frozenset[str] = frozenset()
-    needs: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def _joint(name: str, report: str) -> Entry:
-    return Entry(lambda loaded: JointReward(name, report, loaded.reward(report)), frozenset({BOXES, REPORT}), (report,))
+    return Entry(
+        lambda loaded: JointReward(name, report, loaded.reward(report)), frozenset({BOXES, REPORT}), (report, "soft_f1")
+    )
 
 
 REWARDS: Final[Mapping[str, Entry]] = {
@@ -84,8 +86,8 @@ def check(weights: Mapping[str, float], paths: Paths) -> None:
         if _is_metric(name):
             check_metric(name, paths)
         elif name in REWARDS:
-            for need in REWARDS[name].needs:
-                check_metric(need, paths)
+            for metric in filter(_is_metric, REWARDS[name].parts):
+                check_metric(metric, paths)
         else:
             _function(name)
 
@@ -95,6 +97,33 @@ def reads(name: str) -> frozenset[str]:
     if _is_metric(name):
         return frozenset({REPORT})
     return REWARDS[name].reads if name in REWARDS else frozenset()
+
+
+def held_out(rewarded: Collection[str], asked: frozenset[str], paths: Paths) -> list[str]:
+    """What can measure responses that are rewarded otherwise, and loads nothing that the rewards do not load.
+
+    Args:
+        rewarded: names.
+        asked: what responses hold, BOXES and REPORT.
+        paths: where scorers lie.
+    """
+    names = {name.replace("-", "_") if _is_metric(name) else name for name in rewarded}
+    names |= {part for name in names if name in REWARDS for part in REWARDS[name].parts}
+    metrics = [METRICS[name] for name in names if name in METRICS]
+    there = {need for metric in metrics for need in metric.needs} | (
+        {"minilm"} if _is_there("minilm", paths) else set()
+    )
+    simple = [name for name, entry in REWARDS.items() if not entry.parts and entry.reads <= asked]
+    texts = [name for name, metric in METRICS.items() if REPORT in asked and there.issuperset(metric.needs)]
+    return [name for name in (*simple, *texts) if name not in names]
+
+
+def _is_there(resource: str, paths: Paths) -> bool:
+    try:
+        locate(resource, paths)
+    except MissingScorerError:
+        return False
+    return True
 
 
 class FunctionReward:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from boxmed_ray.actors.types import Group, Prompt, Rollout, ScoredGroup
+from boxmed_ray.actors.types import HELD_OUT, Group, Measured, Prompt, Rollout, ScoredGroup
 from boxmed_ray.data.prompts import Coordinates, Task, parse_answer, parse_joint, without_boxes
+from rewards.habits import habits, mean_and_spread
 from rewards.metrics import Loaded
 from rewards.registry import build
 from rewards.sample import MALFORMED, Sample, Score
@@ -27,6 +28,7 @@ class RewardWorker:
         coordinates: meaning of numbers in answers.
         side: of the square the model sees.
         scorers: where published scorers lie.
+        watched: task → names of rewards that measure responses without rewarding them.
 
     Raises:
         ValueError: an unknown reward name, or a scorer that is missing.
@@ -38,9 +40,15 @@ class RewardWorker:
         coordinates: Coordinates,
         side: int,
         scorers: Mapping[str, Path] | None = None,
+        watched: Mapping[Task, Sequence[str]] | None = None,
     ) -> None:
         self._loaded = Loaded(scorers or {})
         self._rewards = {task: build(weights, loaded=self._loaded) for task, weights in routes.items()}
+        self._watched = {
+            task: build(dict.fromkeys(names, 1.0), loaded=self._loaded)
+            for task, names in (watched or {}).items()
+            if names
+        }
         self._coordinates: Coordinates = coordinates
         self._side = side
 
@@ -60,6 +68,16 @@ class RewardWorker:
             found = iter(self._rewards[task].score([sample for i in mine for sample in self.samples(groups[i])]))
             scores |= {i: [next(found) for _ in groups[i].rollouts] for i in mine}
         return [_scored(group, scores[i]) for i, group in enumerate(groups)]
+
+    def measure(self, groups: Sequence[Group]) -> Measured:
+        """What is watched of responses to prompts of one task, one group or more; learned from by nobody."""
+        samples = [sample for group in groups for sample in self.samples(group)]
+        columns = habits(samples, [group.prompt.study_id for group in groups for _ in group.rollouts])
+        watched = self._watched.get(groups[0].prompt.task)
+        if watched is not None:
+            scores = watched.score(samples)
+            columns |= {f"{HELD_OUT}{name}": [s.components[name] for s in scores] for name in watched.weights}
+        return {name: mean_and_spread(values) for name, values in columns.items()}
 
     def samples(self, group: Group) -> list[Sample]:
         """The responses of a group, read."""

@@ -22,9 +22,16 @@ from boxmed_ray.data.examples import (
 )
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.data.study import Study
+from rewards.sample import BOXES, REPORT
 
 TASKS: Final[dict[TaskName, Task]] = {"grounding": Task.GROUND, "report": Task.REPORT, "joint": Task.JOINT}
 """Name in a configuration → the task."""
+ASKED: Final[dict[TaskName, frozenset[str]]] = {
+    "grounding": frozenset({BOXES}),
+    "report": frozenset({REPORT}),
+    "joint": frozenset({BOXES, REPORT}),
+}
+"""What the answer to a prompt of a task holds, that rewards may read."""
 
 
 def svr_prompts(studies: Sequence[Study], count: int, *, svr: SVRConfig, data: DataConfig, seed: int) -> list[Example]:
