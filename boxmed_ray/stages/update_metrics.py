@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.data.mixture import TASKS
 from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Drawn, with_variance
+
+_NAMES = {task: name for name, task in TASKS.items()}
 
 
 def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[str, float]:
@@ -82,7 +85,7 @@ def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     if len(tasks) > 1:
         for task in tasks:
             own = [group.rewards for group in scored if group.group.prompt.task is task]
-            metrics[f"reward_{task}"] = float(np.concatenate(own).mean())
+            metrics[f"reward_{_NAMES[task]}"] = float(np.concatenate(own).mean())
     if "format" in metrics:
         metrics["well_formed"] = metrics["format"]
     return metrics
