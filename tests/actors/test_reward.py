@@ -60,3 +60,45 @@ def test_an_explicit_none_is_right_where_nothing_is_to_be_found() -> None:
 def test_an_unknown_reward_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="iouu"):
         RewardWorker({Task.GROUND: {"iouu": 1.0}}, "permille", 112)
+
+
+def test_each_task_has_rewards_of_its_own_whatever_their_order() -> None:
+    report = Prompt("r", Task.REPORT, None, "s", "s.png", 10, 10, target_text="No effusion.")
+    joint = Prompt("j", Task.JOINT, None, "s", "s.png", 200, 100, (Box(0, 0, 100, 50),), target_text="No effusion.")
+    groups = [
+        Group(report, (rollout("No effusion."), rollout("<think>No effusion."))),
+        Group(prompt(), (rollout("<think>a</think><answer>[0, 0, 250, 500]</answer>"),)),
+        Group(joint, (
+            rollout("<think>a</think><answer>No effusion. [0, 0, 500, 500]</answer>"),
+            rollout("<think>a</think><answer>No effusion. [0, 0, 500]</answer>"),
+        )),
+        Group(report, (rollout("Effusion."),)),
+    ]  # fmt: skip
+    routes = {
+        Task.GROUND: {"iou": 1.0},
+        Task.REPORT: {"entity_f1": 2.0},
+        Task.JOINT: {"entity_f1": 1.0, "soft_f1": 1.0, "length": 1.0},
+    }
+    scored = RewardWorker(routes, "permille", 112).score(groups)
+    assert [one.group for one in scored] == groups
+    assert [one.rewards.tolist() for one in scored] == [[2, 0], [0.5], [2, 1], [0]]
+    assert [sorted(one.components) for one in scored[:3]] == [
+        ["entity_f1"],
+        ["iou"],
+        ["entity_f1", "length", "soft_f1"],
+    ]
+    assert scored[2].malformed.tolist() == [False, True]
+    assert scored[2].components["length"].tolist() == [0, 0]  # of the report, boxes and thinking do not count
+
+
+def test_responses_are_measured_by_what_does_not_reward_them() -> None:
+    report = Prompt("r", Task.REPORT, None, "s", "s.png", 10, 10, target_text="No effusion.")
+    group = Group(report, (rollout("No effusion."), rollout("Edema.")))
+    worker = RewardWorker({Task.REPORT: {"bleu_2": 1.0}}, "permille", 112, watched={Task.REPORT: ["entity_f1"]})
+    measured = worker.measure([group])
+    assert measured["held_out.entity_f1"] == (0.5, 0.5)
+    assert measured["characters"] == (9.0, 3.0)
+    assert measured["distinct"] == (1.0, 0.0)
+    assert worker.score([group])[0].components.keys() == {"bleu_2"}
+    alone = RewardWorker({Task.REPORT: {"bleu_2": 1.0}}, "permille", 112).measure([group])
+    assert set(alone) == {"characters", "distinct", "copied", "boxes"}
