@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from rewards.radcliq import VERSIONS, RadCliQ, Version, worst
 from rewards.scorers import MissingScorerError, Paths, locate
 from rewards.text.bleu import Bleu2
-from rewards.text.entity_f1 import EntityF1
+from rewards.text.entities import EntityF1, EntityPrecision
 from rewards.text.pair import PairMetric, PairReward
 from rewards.text.remembered import Remembered
 
@@ -159,6 +159,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "bleu_2": Metric(lambda _: Bleu2()),
     "clinical_lite": Metric(_clinical_lite, ("minilm",)),
     "entity_f1": Metric(lambda _: EntityF1()),
+    "entity_precision": Metric(lambda _: EntityPrecision()),
     "bertscore": Metric(_bertscore, ("bertscore",), floor=-1.0),
     "bertscore_idf": Metric(lambda loaded: _bertscore(loaded, weighted=True), ("bertscore", "idf_corpus"), floor=-1.0),
     "chexbert": Metric(_chexbert, ("chexbert",), floor=-1.0),

@@ -17,7 +17,13 @@ BOX = (0.0, 0.0, 10.0, 10.0)
 GOOD = Sample("good", (BOX,), True, (BOX,), "no effusion is seen .")
 BAD = Sample("bad", None, False, (BOX,), "no effusion is seen .")
 
-OFFLINE = (*(name for name in REWARDS if name != "joint_radcliq_v1"), "clinical_lite", "bleu_2", "entity_f1")
+OFFLINE = (
+    *(name for name in REWARDS if name != "joint_radcliq_v1"),
+    "clinical_lite",
+    "bleu_2",
+    "entity_f1",
+    "entity_precision",
+)
 """Rewards that need no download; the others are in test_scorers.py."""
 
 coordinate = st.floats(allow_nan=True, allow_infinity=True)

@@ -180,9 +180,9 @@ def test_what_is_loaded_and_not_rewarded_measures() -> None:
         return watched(RunConfig(svr=svr, mcl={"report_share": 0.5, "joint_share": 0.5})).get(task, [])  # type: ignore[arg-type]
 
     assert names("grounding", {"iou": 1, "format": 1}) == ["soft_f1", "length"]
-    assert names("report", {"entity_f1": 1}) == ["format", "length", "bleu_2", "clinical_lite"]
-    assert names("report", {"clinical-lite": 1}) == ["format", "length", "bleu_2", "entity_f1"]
-    assert names("joint", {"joint_lite": 1}) == ["iou", "format", "length", "bleu_2", "entity_f1"]
+    assert names("report", {"entity_f1": 1}) == ["format", "length", "bleu_2", "clinical_lite", "entity_precision"]
+    assert names("report", {"clinical-lite": 1}) == ["format", "length", "bleu_2", "entity_f1", "entity_precision"]
+    assert names("joint", {"joint_lite": 1}) == ["iou", "format", "length", "bleu_2", "entity_f1", "entity_precision"]
     assert names("report", {"entity_f1": 1}, scorers=["bleu_2", "entity_f1", "iou"]) == ["bleu_2"]
     assert names("report", {"entity_f1": 1}, every=0) == []
     assert names("report", {"entity_f1": 1}, scorers=[]) == []
