@@ -211,7 +211,7 @@ class SVRConfig(Part):
     temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
     max_new_tokens: int = Field(64, ge=8, description="Cap of a response.")
     tasks: dict[TaskName, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: {"grounding": 1.0},
+        default_factory=lambda: dict[TaskName, float](grounding=1.0),
         description="What prompts ask for, and how often relative to each other: boxes, a report, a report with boxes.",
     )
     none_share: Share = Field(

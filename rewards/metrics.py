@@ -48,7 +48,7 @@ class Loaded:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self._metrics: dict[str, PairMetric] = {}
+        self._metrics: dict[str, Remembered] = {}
 
     def metric(self, name: str) -> PairMetric:
         """The metric of a name; ``-`` may stand for ``_``.
@@ -71,10 +71,10 @@ class Loaded:
         known = check_metric(name, self.paths)
         return PairReward(known, self.metric(known), METRICS[known].floor, METRICS[known].sign)
 
-    @property
-    def names(self) -> list[str]:
-        """Of the metrics that are loaded, those among them that others are made of included."""
-        return list(self._metrics)
+    def forget(self) -> None:
+        """Forget the scores of all pairs; what is loaded stays."""
+        for metric in self._metrics.values():
+            metric.forget()
 
 
 def build_metric(name: str, paths: Paths) -> PairMetric:

@@ -59,11 +59,15 @@ class RewardWorker:
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Score whole groups; samples of all groups of a task go through each reward as one batch.
 
+        What earlier calls scored is forgotten first. Networks round by what shares their batch: so a call has the same
+        scores bit for bit in a run that was resumed, or on another worker.
+
         Raises:
             KeyError: a group of a task that has no rewards.
         """
+        self._loaded.forget()
         scores: dict[int, list[Score]] = {}
-        for task in {group.prompt.task for group in groups}:
+        for task in dict.fromkeys(group.prompt.task for group in groups):
             mine = [i for i, group in enumerate(groups) if group.prompt.task is task]
             found = iter(self._rewards[task].score([sample for i in mine for sample in self.samples(groups[i])]))
             scores |= {i: [next(found) for _ in groups[i].rollouts] for i in mine}

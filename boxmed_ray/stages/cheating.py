@@ -88,7 +88,9 @@ class Watch:
         if not self._settings.every:
             return
         due = (step - 1) % self._settings.every == 0
-        for name in self._drifts if due else set(self._drifts) - self._begun:
+        for name in self._drifts:
+            if not due and name in self._begun:
+                continue
             chosen = choose([g for g in groups if g.group.prompt.task is TASKS[name]], self._settings.responses)
             if chosen:
                 self._begun.add(name)

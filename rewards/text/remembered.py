@@ -3,7 +3,7 @@
 What lives here: the memory of pairs. What does not: what a metric remembers of single texts (each its own).
 
 A response that is scored by several rewards, or again for the watch, or that the model says time and again, is scored
-once. Memory does not change a score: that of a pair does not depend on its batch.
+once. Memory changes a score by rounding at most: that of a pair does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Remembered:
         while len(self._scores) > self._limit:
             self._scores.popitem(last=False)
         return scores
+
+    def forget(self) -> None:
+        """Forget all pairs."""
+        self._scores.clear()
 
 
 def _key(reference: str, hypothesis: str) -> bytes:

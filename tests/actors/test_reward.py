@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Group, Prompt, Rollout
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.data.study import Box
+from rewards.text.entities import EntityF1
 
 
 def rollout(text: str, finish_reason: str = "stop") -> Rollout:
@@ -102,3 +105,30 @@ def test_responses_are_measured_by_what_does_not_reward_them() -> None:
     assert worker.score([group])[0].components.keys() == {"bleu_2"}
     alone = RewardWorker({Task.REPORT: {"bleu_2": 1.0}}, "permille", 112).measure([group])
     assert set(alone) == {"characters", "distinct", "copied", "boxes"}
+
+
+def test_rewards_of_one_model_share_its_scores_within_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    score_pairs = EntityF1.score_pairs
+
+    def counting(self: EntityF1, references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
+        asked.append(len(hypotheses))
+        return score_pairs(self, references, hypotheses)
+
+    monkeypatch.setattr(EntityF1, "score_pairs", counting)
+    report = Prompt("r", Task.REPORT, None, "s", "s.png", 10, 10, target_text="No effusion.")
+    joint = Prompt("j", Task.JOINT, None, "s", "s.png", 10, 10, target_text="No effusion.")
+    groups = [
+        Group(report, (rollout("No effusion."), rollout("Edema."), rollout("Edema."))),
+        Group(joint, (rollout("<think>a</think><answer>Edema.</answer>"),)),
+    ]
+    weights = {"entity_f1": 1.0}
+    worker = RewardWorker(
+        {Task.REPORT: weights, Task.JOINT: weights}, "permille", 112, watched={Task.JOINT: ["entity_f1"]}
+    )
+    first = worker.score(groups)
+    worker.measure(groups[1:])
+    assert sum(asked) == 2  # of five
+    asked.clear()
+    assert [one.rewards.tolist() for one in worker.score(groups)] == [one.rewards.tolist() for one in first]
+    assert sum(asked) == 2  # every call begins afresh

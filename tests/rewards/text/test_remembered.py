@@ -27,6 +27,9 @@ def test_each_distinct_pair_is_scored_once() -> None:
     assert remembered.score_pairs(references[::-1], hypotheses[::-1]) == scores[::-1]
     assert len(metric.asked) == 3
     assert remembered.name == "bleu_2"
+    remembered.forget()
+    assert remembered.score_pairs(references, hypotheses) == scores
+    assert len(metric.asked) == 6
 
 
 def test_what_was_asked_for_longest_ago_is_forgotten() -> None:
