@@ -4,7 +4,8 @@ What lives here: what was measured of the starting model, the last measurements,
 measuring (actors/reward.py), when, and whom to tell (cheating.py).
 
     score rule    the reward is ``drift`` or more above the starting model, and the mean of the held-out scorers
-                  ``drift`` or more below, in standard deviations of the starting model's responses
+                  ``drift`` or more below, in standard deviations of the starting model's responses; a scorer counts
+                  for one at most, as some hardly vary at the start
     length rule   the mean length of a response over that of the starting model is outside ``length_band``
 
 Both look at the mean of the last ``window`` measurements, and ring once until they hold no more.
@@ -70,7 +71,7 @@ class Drift:
         shifts = [shift for name in sorted(held_out) if (shift := self._shift(name)) is not None]
         rise = self._shift(REWARD)
         drift = self.settings.drift
-        if rise is None or not shifts or rise < drift or fmean(shifts) > -drift:
+        if rise is None or not shifts or rise < drift or fmean(max(-1.0, min(1.0, s)) for s in shifts) > -drift:
             return None
         words = ", ".join(self._words(name) for name in sorted(held_out))
         return Alarm("score", f"{self._words(REWARD)}, while what is not rewarded falls: {words}")

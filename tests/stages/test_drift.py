@@ -39,6 +39,7 @@ def test_the_score_rule_rings_once_where_the_reward_rises_and_the_others_fall() 
     [
         measured(reward=0.59, other=0.3, third=0.3),  # the reward has not risen by enough
         measured(reward=0.9, other=0.40, third=0.52),  # one falls, the mean of both does not by enough
+        measured(reward=0.9, other=-9, third=0.52),  # nor does a single one decide
         measured(reward=0.9, other=0.9, third=0.9),
         measured(reward=0.1, other=0.1, third=0.1),  # worse all over is no cheating
     ],
