@@ -201,6 +201,10 @@ class WatchConfig(Part):
 TaskName = Literal["grounding", "report", "joint"]
 
 
+def _grounding_alone() -> dict[TaskName, float]:
+    return {"grounding": 1.0}
+
+
 class SVRConfig(Part):
     """Reinforcement by GRPO: spatially verifiable on grounding prompts, and on reports with and without boxes."""
 
@@ -211,7 +215,7 @@ class SVRConfig(Part):
     temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
     max_new_tokens: int = Field(64, ge=8, description="Cap of a response.")
     tasks: dict[TaskName, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: dict[TaskName, float](grounding=1.0),
+        default_factory=_grounding_alone,
         description="What prompts ask for, and how often relative to each other: boxes, a report, a report with boxes.",
     )
     none_share: Share = Field(

@@ -15,22 +15,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from boxmed_ray.actors.pool import Pool
-from boxmed_ray.config import ConfigError, RunConfig, TaskName
+from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.examples import Example, corpus, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
-from boxmed_ray.data.mixture import ASKED, svr_prompts
+from boxmed_ray.data.mixture import svr_prompts
 from boxmed_ray.evaluate.report_page import write_stopped
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
-from boxmed_ray.stages.cheating import watched
 from boxmed_ray.stages.evaluation import (
     GroundingQuestion,
     ask_grounding,
@@ -41,20 +40,14 @@ from boxmed_ray.stages.evaluation import (
     save_reports,
 )
 from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.routes import check_rewards
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
 from boxmed_ray.stages.watch import DriftError
 from boxmed_ray.tracking import MetricsWriter, Progress
-from rewards.registry import check, reads
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
-EXAMPLES: Final[dict[TaskName, str]] = {
-    "grounding": "{soft_f1: 1.0, format: 1.0}",
-    "report": "{clinical_lite: 1.0, length: 0.2}",
-    "joint": "{joint_lite: 1.0, format: 0.5}",
-}
-"""Rewards that fit a task, for messages."""
 
 
 def run(config: RunConfig, *, resume: bool = False) -> None:
@@ -65,30 +58,10 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
-    _check_rewards(config)
+    check_rewards(config)
     with mirrored(config, resume=resume):
         _make_folder(config, resume)
         Run(config).go()
-
-
-def _check_rewards(config: RunConfig) -> None:
-    for task, weights in config.svr.routes.items():
-        key = f"svr.task_rewards.{task}" if task in config.svr.task_rewards else "svr.rewards"
-        try:
-            check(weights, config.scorers.paths)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from error
-        blind = [name for name in weights if not reads(name) <= ASKED[task]]
-        if blind:
-            wanting = " and ".join(sorted(reads(blind[0]) - ASKED[task]))
-            raise ConfigError(
-                f"{key}: reward {blind[0]!r} reads {wanting}, which {task} prompts do not ask for; "
-                f"set svr.task_rewards.{task}={EXAMPLES[task]}, for instance"
-            )
-    try:
-        watched(config)
-    except ValueError as error:
-        raise ConfigError(f"svr.watch.scorers: {error}") from error
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from boxmed_ray.config import MCLConfig
+from boxmed_ray.data.deck import Deck, require
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
@@ -26,13 +27,11 @@ from boxmed_ray.data.prompts import (
     joint_response,
     parse_answer,
 )
-from boxmed_ray.data.study import Box, DataError, Finding, Study
+from boxmed_ray.data.study import Box, Finding, Study
 from rewards.categories import NO_FINDING
 
 _MAX_SHIFT: Final = 0.4
 """A noisy side moves by at most this share of the side length: the two sides of a box never meet."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,27 +314,3 @@ def _frame(study: Study, coordinates: Coordinates, side: int | None) -> tuple[in
 def _in_frame(boxes: Sequence[Box], study: Study, width: int, height: int) -> tuple[Box, ...]:
     across, down = width / study.width, height / study.height
     return tuple(Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down) for box in boxes)
-
-
-def require(deck: Deck[T], what: str) -> None:
-    """Raises DataError where there is nothing to deal; ``what`` no study has."""
-    if not deck:
-        raise DataError(f"none of the studies has {what}; check data.root and the split of the data set")
-
-
-class Deck(Generic[T]):
-    """Items dealt in a random order, shuffled anew when all have been dealt."""
-
-    def __init__(self, items: Sequence[T], seed: str) -> None:
-        self._items = list(items)
-        self._rng = random.Random(seed)
-        self._hand: list[T] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def draw(self) -> T:
-        """The next item."""
-        if not self._hand:
-            self._hand = self._rng.sample(self._items, len(self._items))
-        return self._hand.pop()

@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from boxmed_ray.config import DataConfig, SVRConfig, TaskName
-from boxmed_ray.data.examples import (
-    Deck,
-    Example,
-    ground_prompts,
-    joint_example,
-    joint_studies,
-    report_examples,
-    require,
-)
+from boxmed_ray.data.deck import Deck, require
+from boxmed_ray.data.examples import Example, ground_prompts, joint_example, joint_studies, report_examples
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.data.study import Study
 from rewards.sample import BOXES, REPORT

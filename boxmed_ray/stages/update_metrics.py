@@ -27,10 +27,13 @@ def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[
     """
     seconds = {f"{phase}_s": took for phase, took in drawn.seconds.items()} | clock.seconds()
     sampled, taught = _tokens(drawn.groups), _tokens(drawn.kept)
+    learner = _learner_metrics(learned)
+    # The part ``length`` is a reward, and the learner's ``length`` counts tokens.
+    rollouts = {f"reward_{n}" if n in learner else n: value for n, value in rollout_metrics(drawn.groups).items()}
     handled = {"generate": sampled, "score": sampled, "learn": taught, "push": taught}
     return {
-        **rollout_metrics(drawn.groups),
-        **_learner_metrics(learned),
+        **rollouts,
+        **learner,
         **seconds,
         "lost_groups": len(drawn.lost),
         "tokens_per_s": sampled / seconds["step_s"],
