@@ -13,7 +13,6 @@ import argparse
 import os
 import random
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from _common import ONE_THREAD, last_core, median, pin_tree, print_result, say, versions
 
 if TYPE_CHECKING:
-    from _radgraph_peer import Peer
+    from _radgraph_peer import Peer, Took
 
     from rewards.sample import Sample
 
@@ -40,12 +39,12 @@ class Row:
         name: of the line.
         score: what is measured.
         peer: name of another package that does the same, and what it does: its scores, None where they are of another
-            scale.
+            scale, or what it took where it runs in another process.
     """
 
     name: str
     score: Callable[[Sequence[Sample]], Sequence[float]]
-    peer: tuple[str, Callable[[Sequence[Sample]], Sequence[float] | None]] | None = None
+    peer: tuple[str, Callable[[Sequence[Sample]], Any]] | None = None
 
 
 def main() -> None:
@@ -67,10 +66,12 @@ def main() -> None:
     print_result(
         {
             "name": "rewards",
-            "versions": versions("boxmed-rl", "torch", "transformers", "bert-score", "nltk", "faster-coco-eval") | peer,
+            "versions": versions("boxmed-rl", "torch", "transformers", "bert-score", "nltk", "faster-coco-eval"),
             "threads": 1,
             "repeats": args.repeats,
-            "peer": {"name": "one a scorer, see there", "settings": {"rollouts": ROLLOUTS, "groups": args.groups}},
+            "peer": {"name": "one a scorer, see there", "settings": {"radgraph_environment": peer}},
+            "rollouts": ROLLOUTS,
+            "groups": args.groups,
             "quick": args.quick,
             "texts": "Open-i" if args.reports else "made up",
             "scorers": lines,
@@ -133,16 +134,17 @@ def _measure(row: Row, texts: Sequence[str], args: argparse.Namespace) -> dict[s
     row.score(first)  # what a first call costs is not the scorer's pace
     if row.peer:
         row.peer[1](first)
-    cold, warm, ratio = [], [], []
+    cold, warm, ratio, cpu_ratio = [], [], [], []
     largest = 0.0
     for batch, _ in zip(batches, range(args.repeats), strict=False):
         took, scores = _timed(row.score, batch)
         again, _scores = _timed(row.score, batch)
-        cold.append(len(batch) / took)
-        warm.append(len(batch) / again)
+        cold.append(len(batch) / took.seconds)
+        warm.append(len(batch) / again.seconds)
         if row.peer:
-            theirs_took, theirs = _timed(row.peer[1], batch)
-            ratio.append(theirs_took / took)
+            other, theirs = _timed(row.peer[1], batch)
+            ratio.append(other.seconds / took.seconds)
+            cpu_ratio.append(other.cpu / took.cpu)
             if theirs is not None:
                 largest = max([largest, *(abs(a - b) for a, b in zip(scores, theirs, strict=True))])
     line = {
@@ -151,6 +153,7 @@ def _measure(row: Row, texts: Sequence[str], args: argparse.Namespace) -> dict[s
         "pairs_per_s_warm": median(warm, 1),
         "peer": row.peer and row.peer[0],
         "ratio_peer": median(ratio, 2) if ratio else None,
+        "cpu_ratio_peer": median(cpu_ratio, 2) if ratio else None,
     }
     if row.peer and theirs is not None:
         line["max_abs_diff"] = float(f"{largest:.2g}")
@@ -158,10 +161,12 @@ def _measure(row: Row, texts: Sequence[str], args: argparse.Namespace) -> dict[s
     return line
 
 
-def _timed(score: Callable[[Sequence[Sample]], Any], batch: Sequence[Sample]) -> tuple[float, Any]:
-    began = time.perf_counter()
-    scores = score(batch)
-    return time.perf_counter() - began, scores
+def _timed(score: Callable[[Sequence[Sample]], Any], batch: Sequence[Sample]) -> tuple[Took, Any]:
+    from _radgraph_peer import Stopwatch, Took
+
+    with Stopwatch() as watch:
+        scores = score(batch)
+    return (scores, None) if isinstance(scores, Took) else (watch.took, scores)
 
 
 def _batches(texts: Sequence[str], groups: int) -> Iterator[list[Sample]]:
@@ -230,8 +235,8 @@ class _F1RadGraph:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
-    def __call__(self, batch: Sequence[Sample]) -> None:
-        self._peer.score(*_texts(batch))
+    def __call__(self, batch: Sequence[Sample]) -> Took:
+        return self._peer.score(*_texts(batch))[1]
 
 
 def _nltk(batch: Sequence[Sample]) -> Sequence[float]:

@@ -101,5 +101,6 @@ def test_rewards_prints_the_fixed_keys_as_its_last_line() -> None:
         assert set(line) >= {"name", "pairs_per_s_cold", "pairs_per_s_warm", "peer", "ratio_peer"}
         assert line["pairs_per_s_cold"] > 0
         assert (line["peer"] is None) == (line["ratio_peer"] is None)
-    for name in ("bleu_2", "soft_f1", "bertscore_minilm"):
-        assert lines[name]["max_abs_diff"] < 1e-5
+    # The package's padding moves a pair by 1e-4 now and then, by what else is in its batch.
+    for name, close in (("bleu_2", 1e-9), ("soft_f1", 1e-9), ("bertscore_minilm", 1e-3)):
+        assert lines[name]["max_abs_diff"] < close
