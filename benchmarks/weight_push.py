@@ -124,13 +124,13 @@ def _reload(push: Any, config: Any, folder: Path, repeats: int, limit: int | Non
     """Median seconds of vLLM's phases by number of engines."""
     import ray
 
-    from boxmed_ray.actors.rollout import RolloutActor
     from boxmed_ray.actors.rollout_io import EngineOptions
+    from boxmed_ray.stages.rollouts import rollout_actor
 
     fit = max(1, psutil.virtual_memory().available // _ENGINE_BYTES)
     number = min(max(COUNTS), fit if limit is None else limit)
     options = EngineOptions(max_model_len=128, max_sequences=8, kv_cache_gb=0.05)
-    actor = ray.remote(RolloutActor).options(num_cpus=0, max_restarts=0)
+    actor = rollout_actor().options(num_cpus=0, max_restarts=0)
     workers: Handles = []
     for index in range(number):  # one after the other: two that start at once need more memory
         workers.append((f"rollout-{index}", actor.remote(str(folder), options, config.data.image_size)))

@@ -28,6 +28,15 @@ app = typer.Typer(
 rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
 app.add_typer(rewards_app, name="rewards")
 
+data_app = typer.Typer(help="Read, check and make data sets.")
+app.add_typer(data_app, name="data")
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of `boxmed serve`: make, list, revoke.")
+app.add_typer(keys_app, name="keys")
+
+KEYS = Path("~/.config/boxmed/keys.json")
+KeysFile = Annotated[Path, typer.Option(envvar="BOXMED_KEYS", help="File of API keys.")]
+
 RunsDir = Annotated[
     str | None,
     typer.Option(
@@ -119,28 +128,109 @@ def train(
     raise typer.Exit(code)
 
 
-@app.command()
+@data_app.callback(invoke_without_command=True)
 def data(
-    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a YAML file.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
 ) -> None:
     """Read and check the data set of a recipe without training, and count what is in it."""
+    if context.invoked_subcommand is not None:
+        return
+    if recipe is None:
+        raise ConfigError("boxmed data: give --recipe, or one of the sub-commands of `boxmed data --help`")
     from boxmed_ray.commands.data import data as run
 
     run(recipe, overrides or [])
 
 
+@data_app.command("concepts")
+def data_concepts(
+    root: Annotated[Path, typer.Argument(help="Folder of Open-i reports: NLMCXR_reports.tgz, or its XML files.")],
+    table: Annotated[Path | None, typer.Option(help="A mapping of your own (TOML), or additions.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Reference labels. Default: negbio_labels*.csv in ROOT.")] = None,
+    unmapped: Annotated[int, typer.Option(min=0, help="Sentences without a place to show.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that gets chains.jsonl, thinking.jsonl and unmapped.csv.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What the mapping of free text onto diseases and regions covers of a corpus of reports."""
+    from boxmed_ray.commands.data_concepts import concepts
+
+    concepts(root, table, labels, unmapped, out, as_json)
+
+
+@data_app.command("from-feedback")
+def data_from_feedback(
+    folder: Annotated[Path, typer.Argument(help="What `boxmed serve --feedback FOLDER --feedback-images` keeps.")],
+    to: Annotated[Path, typer.Option(help="Folder that gets manifest.jsonl; must not hold one.")],
+) -> None:
+    """Make studies of readers' verdicts, for the next supervised or RL round (data.kind=manifest)."""
+    from boxmed_ray.commands.data import from_feedback
+
+    from_feedback(folder, to)
+
+
 @app.command()
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
-    host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; with keys it may be other machines'.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    keys: Annotated[
+        Path, typer.Option(envvar="BOXMED_KEYS", help="File of API keys (`boxmed keys add NAME` makes one).")
+    ] = KEYS,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key; only this machine can reach it.")] = False,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A further adapter, asked for by that name.")
+    ] = None,
+    replicas: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="Engines; more than MIN under load.")] = "1",
+    feedback: Annotated[Path | None, typer.Option(help="Folder that keeps readers' verdicts.")] = None,
+    feedback_images: Annotated[
+        bool, typer.Option("--feedback-images", help="Keep the pixels beside them, for `boxmed data from-feedback`.")
+    ] = False,
+    origin: Annotated[list[str] | None, typer.Option(help="Web origin whose pages may ask (CORS).")] = None,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning for the images that are sent."""
-    from serve.app import run as start
+    """Serve a finished run over HTTP until Ctrl-C: reports, boxes and reasoning; a page for readers at /.
 
-    start(_run_folder(run, runs_dir), host=host, port=port)
+    SIGHUP reads the folders again: a new version of an adapter or of the model takes over.
+    """
+    from boxmed_ray.commands.serve import start
+
+    start(
+        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, feedback,
+        feedback_images, origin or [],
+    )  # fmt: skip
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Who will hold it.")],
+    per_minute: Annotated[int, typer.Option(min=1, help="Requests that it may make in a minute.")] = 120,
+    keys: KeysFile = KEYS,
+) -> None:
+    """Make a key and print it, once: only its hash is stored."""
+    from serve.keys import KeyFile
+
+    print(KeyFile(keys).add(name, per_minute))
+
+
+@keys_app.command("list")
+def keys_list(keys: KeysFile = KEYS) -> None:
+    """Who holds keys, since when, and which are revoked."""
+    from boxmed_ray.commands.serve import show_keys
+
+    show_keys(keys)
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="As it was added.")], keys: KeysFile = KEYS) -> None:
+    """Refuse a key from now on; a service that runs does so within a second."""
+    from serve.keys import KeyFile
+
+    KeyFile(keys).revoke(name)
+    print(f"revoked {name}")
 
 
 @app.command()

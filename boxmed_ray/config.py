@@ -34,7 +34,10 @@ class Part(BaseModel):
 class DataConfig(Part):
     """Where studies come from and how they are split."""
 
-    kind: Literal["phantom", "nih", "coco", "manifest"] = Field("phantom", description="Which reader (data/readers).")
+    kind: Literal[
+        "phantom", "nih", "coco", "manifest", "ms-cxr", "latte-cxr", "mimic-cxr", "iu-xray", "vindr-cxr",
+        "chest-imagenome", "padchest-gr",
+    ] = Field("phantom", description="Which reader (data/readers).")  # fmt: skip
     root: Path | None = Field(None, description="Folder of the data set; phantoms are generated and need none.")
     train_studies: int = Field(4096, ge=8, description="Phantoms generated for training.")
     test_studies: int = Field(512, ge=4, description="Phantoms generated and held out.")

@@ -10,17 +10,21 @@ import contextlib
 import errno
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from boxmed_ray.config import ConfigError
 from boxmed_ray.ray_local import inside_cluster, ray_session
 from serve.artifacts import Artifacts, load_artifacts
+from serve.desk import Settings
+from serve.replicas import Replicas
 from serve.security import Limits, is_loopback
 
 _APPLICATION = "boxmed"
@@ -35,26 +39,51 @@ _LAST_RESORT_S = 180.0
 """Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
 
 
-def run(run_folder: Path, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
-    """Serve a finished run until Ctrl-C or SIGTERM; no process of Ray is left behind.
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served and how.
 
-    Args:
+    Attributes:
         run_folder: what `boxmed train` wrote, such as ``runs/phantom-cpu``.
-        host: address to listen on. There is no authentication: keep it on the loopback, or behind a proxy.
+        host: address to listen on.
         port: port to listen on.
+        adapters: folders of further adapters, by name.
+        settings: keys, feedback, origins.
+        replicas: how many engines.
         limits: what one request may cost.
+    """
+
+    run_folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+    replicas: Replicas = field(default_factory=Replicas)
+    limits: Limits = field(default_factory=Limits)
+
+
+def run(serving: Serving) -> None:
+    """Serve until Ctrl-C or SIGTERM; no process of Ray is left behind.
+
+    On SIGHUP the run folder and the adapters' are read again. A new version of an adapter is exchanged in place; a new
+    backbone is loaded beside the old one, which answers what it has accepted. A folder that cannot be served changes
+    nothing.
 
     Raises:
         ConfigError: the run is missing or unfinished, the port is taken, or the engine does not load.
     """
-    artifacts = load_artifacts(run_folder)
-    _check_port(host, port)
-    with _stoppable() as stopped, contextlib.suppress(_Stop):
-        _serve(artifacts, host, port, limits or Limits(), stopped)
+    if serving.settings.keys is None and not is_loopback(serving.host):
+        raise ConfigError(
+            f"--host {serving.host}: without keys only this machine may ask; leave --no-auth out, or --host"
+        )
+    artifacts = load_artifacts(serving.run_folder, serving.adapters)
+    _check_port(serving.host, serving.port)
+    with _stoppable() as signals, contextlib.suppress(_Stop):
+        _serve(artifacts, serving, signals)
     print("stopped", file=sys.stderr)
 
 
-def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: threading.Event) -> None:
+def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
     name = artifacts.config.name
     print(f"starting {name}: Ray, then the engine", file=sys.stderr, flush=True)
     for variable, seconds in _PATIENCE.items():
@@ -63,20 +92,26 @@ def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: 
 
     from serve.deployment import QUIET_LOGS, application
 
+    def deploy(held: Artifacts) -> None:
+        serve.run(
+            application(held, serving.limits, serving.settings, serving.replicas), name=_APPLICATION, route_prefix="/"
+        )
+
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with ray_session(num_cpus=artifacts.config.resources.threads):
+    with ray_session(num_cpus=artifacts.config.resources.threads * max(2, serving.replicas.most)):
         running = False
         try:
             serve.start(
-                http_options={"host": host, "port": port, "request_timeout_s": _LAST_RESORT_S},
+                http_options={"host": serving.host, "port": serving.port, "request_timeout_s": _LAST_RESORT_S},
                 logging_config=QUIET_LOGS,
             )
-            serve.run(application(artifacts, limits), name=_APPLICATION, route_prefix="/")
+            deploy(artifacts)
             running = True
-            _announce(name, host, port)
-            stopped.wait()
+            _announce(name, serving)
+            while signals.wait() == "again":
+                artifacts = _again(artifacts, serving, deploy)
         except Exception as error:
-            if stopped.is_set():  # Ray turns what a signal handler raises within its calls into errors of its own
+            if signals.stopped.is_set():  # Ray turns what a signal handler raises within its calls into its own errors
                 raise _Stop from None
             if isinstance(error, RuntimeError) and not running:
                 raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
@@ -87,15 +122,36 @@ def _serve(artifacts: Artifacts, host: str, port: int, limits: Limits, stopped: 
                 serve.delete(_APPLICATION)
 
 
-def _announce(name: str, host: str, port: int) -> None:
-    shown = f"[{host}]" if ":" in host else host
-    print(f"serving {name} at http://{shown}:{port} (Ctrl-C stops)", flush=True)
-    print(f"  curl -s -F image=@FILE http://{shown}:{port}/v1/reports", flush=True)
-    if not is_loopback(host):
+def _again(served: Artifacts, serving: Serving, deploy: Callable[[Artifacts], None]) -> Artifacts:
+    """Read the folders again and serve what is new in them; what is served afterwards."""
+    try:
+        found = load_artifacts(serving.run_folder, serving.adapters)
+    except ConfigError as error:
+        print(f"not changed: {error}", file=sys.stderr, flush=True)
+        return served
+    if found == served:
+        print("not changed: the same versions", file=sys.stderr, flush=True)
+        return served
+    try:
+        deploy(found)
+    except RuntimeError as error:
+        print(f"not changed: {_reason(error)}", file=sys.stderr, flush=True)
+        deploy(served)
+        return served
+    versions = ", ".join(adapter.versioned for adapter in found.adapters)
+    print(f"serving backbone {found.backbone_version}, adapters {versions}", flush=True)
+    return found
+
+
+def _announce(name: str, serving: Serving) -> None:
+    shown = f"[{serving.host}]" if ":" in serving.host else serving.host
+    address = f"http://{shown}:{serving.port}"
+    key = "" if serving.settings.keys is None else '-H "Authorization: Bearer $BOXMED_KEY" '
+    print(f"serving {name} at {address} (Ctrl-C stops; the page is {address}/)", flush=True)
+    print(f"  curl -s {key}-F image=@FILE {address}/v1/reports", flush=True)
+    if not is_loopback(serving.host):
         print(
-            "  warning: requests are not authenticated, and this address can be reached from other machines",
-            file=sys.stderr,
-            flush=True,
+            "  warning: keys and images travel unencrypted; put a proxy with TLS in front", file=sys.stderr, flush=True
         )
 
 
@@ -133,19 +189,34 @@ class _Stop(BaseException):
     """SIGINT or SIGTERM during start-up, raised out of whatever was going on."""
 
 
+@dataclass(slots=True)
+class _Signals:
+    """Signals that came: one to stop, and any number to read again."""
+
+    stopped: threading.Event = field(default_factory=threading.Event)
+    heard: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+
+    def wait(self) -> str:
+        return self.heard.get()
+
+
 @contextlib.contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into a stop: an exception the first time, nothing after it."""
-    stopped = threading.Event()
+def _stoppable() -> Iterator[_Signals]:
+    """Turn SIGINT and SIGTERM into a stop: an exception the first time, nothing after it; SIGHUP into a word."""
+    signals = _Signals()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if not stopped.is_set():
-            stopped.set()
+        if not signals.stopped.is_set():
+            signals.stopped.set()
             raise _Stop
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def again(_number: int, _frame: FrameType | None) -> None:
+        signals.heard.put("again")
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: again}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield stopped
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +22,54 @@ from boxmed_ray.tracking import read_metrics
 _MODEL_FILES = ("config.json", "tokenizer_config.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """transformers 5 writes the first, earlier ones the second; either will do."""
+BACKBONE = "backbone"
+"""By this name the model is asked without an adapter."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        name: by which it is asked for.
+        folder: absolute.
+        version: 16 hexadecimal digits of SHA-256 over its files.
+        rank: of its matrices.
+    """
+
+    name: str
+    folder: Path
+    version: str
+    rank: int
+
+    @property
+    def versioned(self) -> str:
+        """Name under which the engine holds it; it changes with every version."""
+        return f"{self.name}-{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
 class Artifacts:
-    """What a run left for serving. Paths are absolute; versions are 16 hexadecimal digits of SHA-256."""
+    """What is served. Paths are absolute; versions are 16 hexadecimal digits of SHA-256.
+
+    ``adapters`` begin with the run's own, which has the run's name.
+    """
 
     config: RunConfig
     backbone: Path
     backbone_version: str
-    adapter: Path
-    adapter_version: str
-    adapter_rank: int
+    adapters: tuple[Adapter, ...]
     weight_version: int | None
 
 
-def load_artifacts(run_folder: Path) -> Artifacts:
+def load_artifacts(run_folder: Path, more: Mapping[str, Path] | None = None) -> Artifacts:
     """Check a run folder and read what serving needs.
+
+    Args:
+        run_folder: of a finished run.
+        more: folders of further adapters on the same backbone, by name.
 
     Raises:
         ConfigError: the folder or a part of it is missing or unreadable; the message names it and the remedy.
@@ -65,11 +97,28 @@ def load_artifacts(run_folder: Path) -> Artifacts:
         config=config.model_copy(update={"name": folder.name}),
         backbone=backbone,
         backbone_version=_digest(weights),
-        adapter=adapter,
-        adapter_version=_digest([adapter / name for name in _ADAPTER_FILES]),
-        adapter_rank=_read_rank(adapter / "adapter_config.json"),
+        adapters=(_adapter(folder.name, adapter), *_more_adapters(folder.name, more or {})),
         weight_version=_read_weight_version(folder),
     )
+
+
+def _more_adapters(run: str, folders: Mapping[str, Path]) -> Iterator[Adapter]:
+    for name, given in folders.items():
+        folder = given.expanduser().resolve()
+        missing = [file for file in _ADAPTER_FILES if not (folder / file).is_file()]
+        if missing:
+            raise ConfigError(f"--adapter {name}={given}: missing {', '.join(missing)}; give a folder that PEFT wrote")
+        if name in (run, BACKBONE) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"--adapter {name}={given}: choose another name: letters, digits, . _ - and neither {run!r}, the "
+                f"run's own adapter, nor {BACKBONE!r}"
+            )
+        yield _adapter(name, folder)
+
+
+def _adapter(name: str, folder: Path) -> Adapter:
+    version = _digest([folder / file for file in _ADAPTER_FILES])
+    return Adapter(name, folder, version, _read_rank(folder / "adapter_config.json"))
 
 
 def _read_config(folder: Path, shown: Path) -> RunConfig:

@@ -1,7 +1,7 @@
 """One in-process vLLM engine on a thread of its own, asked from an event loop.
 
-What lives here: building the engine, the thread that steps it, adapters and their ids. What does not:
-what is asked (grounded.py) and HTTP (api.py).
+What lives here: the thread that steps the engine, adapters and their ids. What does not: building it (engine_start.py),
+what is asked (questions.py, grounded.py, chat.py), and HTTP (api.py).
 
 Why in process and not ``AsyncLLM``: measured with this service's load, in process serves 19 requests/s
 from 2.3 GB, ``AsyncLLM`` 15 from 3.3 GB, because its engine is always a child process. What the child
@@ -18,10 +18,9 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from pathlib import Path
 from traceback import format_tb
 from typing import TYPE_CHECKING, Any
 
@@ -29,30 +28,43 @@ from PIL import Image
 
 from boxmed_ray.actors import vllm_env
 from boxmed_ray.data.prompts import Task
-from serve.artifacts import Artifacts
-from serve.grounded import Completion, EngineDeadError, Question
+from serve.artifacts import Adapter, Artifacts
+from serve.engine_start import Counters, build, count_encoded_images
+from serve.questions import Completion, EngineDeadError, Listener, Question
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
-    from vllm.v1.engine.llm_engine import LLMEngine
 
 log = logging.getLogger("boxmed.serve")
-
-_CPU_BLOCK = 32
-"""Tokens of a key-value block on the CPU, its smallest: the questions about an image share whole blocks only."""
-
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks for which vLLM makes room; an adapter takes the next one up."""
 
 
 @dataclass(slots=True)
 class _Batch:
     """Questions about one image that enter the engine together, and where their answers go."""
 
-    image: Image.Image
+    image: Image.Image | None
     questions: Sequence[Question]
+    listener: Listener | None = None
     answers: Future[list[Completion]] = field(default_factory=Future)
     done: dict[int, Completion] = field(default_factory=dict)
+    told: dict[int, str] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """Adapters that take the place of those that are served."""
+
+    adapters: Sequence[Adapter]
+    done: Future[None] = field(default_factory=Future)
+
+    def carry_out(self, load: Callable[[Sequence[Adapter]], None]) -> None:
+        try:
+            load(self.adapters)
+        except Exception as error:  # a bad file is its sender's fault: the engine goes on with what it has
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
 
 
 class ServingEngine:
@@ -60,39 +72,56 @@ class ServingEngine:
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
-        self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Batch | _Exchange | None] = queue.SimpleQueue()
         self._adapter_ids, self._numbers = itertools.count(1), itertools.count(1)
+        self._adapters: dict[str, LoRARequest] = {}
+        self.counters = Counters()
         self._failure: str | None = None
         loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(loaded,), name="vllm", daemon=True)
         self._thread.start()
         loaded.result()
 
-    @property
-    def adapter_name(self) -> str:
-        """Name under which the engine holds the adapter; it changes with every version."""
-        return f"{self._artifacts.config.name}-{self._artifacts.adapter_version}"
-
     def check(self) -> None:
         """Raise EngineDeadError when the engine has failed."""
         if not self._thread.is_alive():
             raise EngineDeadError(f"the engine has stopped ({self._failure or 'it was closed'})")
 
-    async def ask(self, image: Image.Image, questions: Sequence[Question]) -> list[Completion]:
+    async def ask(
+        self, image: Image.Image | None, questions: Sequence[Question], listener: Listener | None = None
+    ) -> list[Completion]:
         """Answer all ``questions`` about ``image`` in one batch, in their order.
 
         A question that does not fit the engine is answered with nothing, truncated. A caller that is
         cancelled takes its questions out of the engine.
 
+        Args:
+            image: the radiograph as the model sees it, or None for text alone.
+            questions: each with the adapter that answers it.
+            listener: is told each piece of text as it is written, from the engine's thread.
+
         Raises:
             EngineDeadError: the engine has failed.
+            KeyError: an adapter of that name is not there.
         """
         if not questions:
             return []
-        batch = _Batch(image, questions)
+        batch = _Batch(image, questions, listener)
         self._inbox.put(batch)
         self.check()  # after the put: a thread that ended before it will not look into its inbox again
         return await asyncio.wrap_future(batch.answers)
+
+    def exchange(self, adapters: Sequence[Adapter]) -> None:
+        """Serve these adapters from now on; questions under way keep the version that they began with.
+
+        Raises:
+            EngineDeadError: the engine has failed.
+            Exception: what vLLM raised at an adapter that it cannot load; those of before stay.
+        """
+        change = _Exchange(adapters)
+        self._inbox.put(change)
+        self.check()
+        change.done.result()
 
     def close(self) -> None:
         """Stop the thread after its present step; what is unanswered fails with EngineDeadError."""
@@ -124,8 +153,10 @@ class ServingEngine:
                 _settle(batch, EngineDeadError("the engine has stopped"))
             while not self._inbox.empty():
                 waiting = self._inbox.get()
-                if waiting is not None:
+                if isinstance(waiting, _Batch):
                     _settle(waiting, EngineDeadError("the engine has stopped"))
+                elif waiting is not None:
+                    waiting.done.set_exception(EngineDeadError("the engine has stopped"))
 
     def _load(self) -> None:
         resources = self._artifacts.config.resources
@@ -137,21 +168,30 @@ class ServingEngine:
         if not resources.gpus_per_rollout:
             torch.set_num_threads(resources.threads)
         self._processor = load_processor(self._artifacts.backbone)
-        self._engine = _build(self._artifacts, vision_token_ids(self._processor.tokenizer))
-        self._adapter = self._add_adapter(self._artifacts.adapter)
+        self._engine = build(self._artifacts, vision_token_ids(self._processor.tokenizer))
+        count_encoded_images(self._engine, self.counters)
+        self._load_adapters(self._artifacts.adapters)
 
-    def _add_adapter(self, folder: Path) -> LoRARequest:
+    def _load_adapters(self, adapters: Sequence[Adapter]) -> None:
         """A fresh id and name for each version: a reused id leaves the old one's prefix-cache entries valid."""
         from vllm.lora.request import LoRARequest
 
-        request = LoRARequest(self.adapter_name, next(self._adapter_ids), str(folder))
-        self._engine.add_lora(request)
-        return request
+        held = {request.lora_name: request for request in self._adapters.values()}
+        loaded = {}
+        for adapter in adapters:
+            request = held.get(adapter.versioned)
+            if request is None:
+                request = LoRARequest(adapter.versioned, next(self._adapter_ids), str(adapter.folder))
+                self._engine.add_lora(request)
+            loaded[adapter.name] = request
+        # One that is gone is not taken out of vLLM: questions under way use it, and vLLM drops the oldest by itself.
+        self._adapters = loaded
 
     def _warm_up(self, running: dict[str, tuple[_Batch, int]]) -> None:
         """Answer once with adapter and once without: ready means that a report can be written, and at full speed."""
         side = self._artifacts.config.data.image_size
-        questions = [Question(Task.REPORT, None, 8, adapter=True), Question(Task.GROUND, "warm-up", 8, adapter=False)]
+        questions = [Question(Task.REPORT, None, 8, name) for name in self._adapters]
+        questions.append(Question(Task.GROUND, "warm-up", 8))
         batch = _Batch(Image.new("RGB", (side, side)), questions)
         self._add(running, batch)
         if len(running) < len(questions):
@@ -171,7 +211,14 @@ class ServingEngine:
                 break
             if batch is None:
                 return False
-            self._add(running, batch)
+            if isinstance(batch, _Exchange):
+                batch.carry_out(self._load_adapters)
+            else:
+                try:
+                    self._add(running, batch)
+                except BaseException:  # the engine ends, and whoever asked this must not wait for it
+                    _settle(batch, EngineDeadError("the engine has stopped"))
+                    raise
         gone = [key for key, (batch, _) in running.items() if batch.answers.cancelled()]
         if gone:
             self._engine.abort_request(gone)
@@ -180,29 +227,58 @@ class ServingEngine:
         return True
 
     def _add(self, running: dict[str, tuple[_Batch, int]], batch: _Batch) -> None:
-        from boxmed_ray.model.inputs import prompt_text
+
+        from vllm.exceptions import VLLMClientError
 
         number = next(self._numbers)
+        for question in batch.questions:
+            if question.adapter is not None and question.adapter not in self._adapters:
+                _settle(batch, KeyError(question.adapter))  # it was exchanged while the question waited
+                return
         for index, question in enumerate(batch.questions):
             key = f"{number}-{index}"
-            prompt: Any = {
-                "prompt": prompt_text(self._processor, question.task, question.phrase),
-                "multi_modal_data": {"image": batch.image},
-            }
-            lora = self._adapter if question.adapter else None
+            prompt: Any = {"prompt": self._text(question)}
+            if batch.image is not None:
+                prompt["multi_modal_data"] = {"image": batch.image}
+            lora = None if question.adapter is None else self._adapters[question.adapter]
+            sampling = _sampling(question, streamed=batch.listener is not None)
             try:
-                self._engine.add_request(key, prompt, _sampling(question), lora_request=lora)
-            except ValueError:  # vLLM refuses this one prompt (too long); the engine itself is sound
+                self._engine.add_request(key, prompt, sampling, lora_request=lora)
+            except (ValueError, VLLMClientError):  # vLLM refuses this prompt (too long); the engine itself is sound
                 self._answer(batch, index, Completion("", truncated=True))
             else:
                 running[key] = (batch, index)
 
+    def _text(self, question: Question) -> str:
+        from boxmed_ray.model.inputs import prompt_text
+
+        if question.task is not None:
+            return prompt_text(self._processor, question.task, question.phrase)
+        turns = list(question.turns)
+        return str(self._processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
     def _step(self, running: dict[str, tuple[_Batch, int]]) -> None:
         for output in self._engine.step():
-            if output.finished and output.request_id in running:
-                batch, index = running.pop(output.request_id)
-                best = output.outputs[0]
-                self._answer(batch, index, Completion(best.text, best.finish_reason == "length"))
+            if output.request_id not in running:
+                continue
+            batch, index = running[output.request_id]
+            best = output.outputs[0]
+            if batch.listener is not None:
+                batch.told[index] = batch.told.get(index, "") + best.text
+                batch.tokens[index] = batch.tokens.get(index, 0) + len(best.token_ids)
+                if best.text and not batch.answers.cancelled():
+                    batch.listener(index, best.text)
+            if output.finished:
+                del running[output.request_id]
+                completion = Completion(
+                    batch.told.get(index, best.text),
+                    best.finish_reason == "length",
+                    len(output.prompt_token_ids or ()),
+                    output.num_cached_tokens or 0,
+                    batch.tokens.get(index, len(best.token_ids)),
+                )
+                self.counters.add(completion)
+                self._answer(batch, index, completion)
 
     @staticmethod
     def _answer(batch: _Batch, index: int, completion: Completion) -> None:
@@ -211,59 +287,27 @@ class ServingEngine:
             _settle(batch, [batch.done[i] for i in range(len(batch.questions))])
 
 
-def _settle(batch: _Batch, outcome: list[Completion] | EngineDeadError) -> None:
+def _settle(batch: _Batch, outcome: list[Completion] | Exception) -> None:
     # The event loop may cancel at any moment, between a look and the setting too.
     with contextlib.suppress(InvalidStateError):
-        if isinstance(outcome, EngineDeadError):
+        if isinstance(outcome, Exception):
             batch.answers.set_exception(outcome)
         else:
             batch.answers.set_result(outcome)
 
 
-def _sampling(question: Question) -> Any:
+def _sampling(question: Question, streamed: bool) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+    chosen = question.sampling
     return SamplingParams(
-        temperature=0.0,
+        temperature=chosen.temperature,
+        top_p=chosen.top_p,
+        seed=chosen.seed,
+        stop=list(chosen.stop),
         max_tokens=question.max_new_tokens,
-        # In an answer a stray special token must show, or a malformed one looks well formed.
-        skip_special_tokens=question.adapter,
+        # In an answer to a grounding prompt a stray special token must show, or a malformed one looks well formed.
+        skip_special_tokens=question.task is not Task.GROUND,
         spaces_between_special_tokens=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY,
     )
-
-
-def _build(artifacts: Artifacts, banned_ids: list[int]) -> LLMEngine:
-    """The engine of training (boxmed_ray.actors.vllm_engine) but for what serving needs differently:
-    an adapter instead of weight pushes, no log-probabilities, and vLLM's own image processing, which keeps
-    what it made of an image between the questions about it.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    from boxmed_ray.actors.banned_tokens import OPTION, BannedTokens
-
-    config = artifacts.config
-    rank: Any = next(rank for rank in _LORA_RANKS if rank >= artifacts.adapter_rank)
-    device: dict[str, Any] = {}
-    if not config.resources.gpus_per_rollout:
-        device = {"distributed_executor_backend": "uni", "enforce_eager": True, "block_size": _CPU_BLOCK}
-    args = EngineArgs(
-        model=str(artifacts.backbone),
-        dtype=config.model.dtype,
-        seed=config.seed,
-        max_model_len=config.model.max_length,
-        max_num_seqs=config.resources.max_sequences,
-        max_num_batched_tokens=max(4096, config.model.max_length),
-        kv_cache_memory_bytes=int(config.resources.kv_cache_gb * 2**30),
-        limit_mm_per_prompt={"image": 1, "video": 0},
-        mm_device_do_normalize=False,  # pixels as the learner made them
-        enable_lora=True,
-        max_loras=1,
-        max_lora_rank=rank,
-        logits_processors=[BannedTokens],
-        additional_config={OPTION: banned_ids},
-        disable_log_stats=True,
-        **device,
-    )
-    return LLMEngine.from_engine_args(args)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from PIL import Image
 
@@ -18,37 +17,25 @@ from boxmed_ray.config import RunConfig
 from boxmed_ray.data.knowledge import DISEASES, REGIONS
 from boxmed_ray.data.prompts import Coordinates, Task, parse_answer
 from boxmed_ray.data.study import Box
+from serve.questions import GREEDY, Completion, Engine, Question, Sampling
 from serve.schemas import Sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One prompt about one image, answered greedily; by the adapter or, without it, by the backbone."""
+class Wanted:
+    """What is to be written.
 
-    task: Task
-    phrase: str | None
-    max_new_tokens: int
-    adapter: bool
+    Attributes:
+        adapter: name of the one that writes the report.
+        grounding: locate every sentence.
+        max_tokens: of the report; None takes the run's.
+        sampling: of the report; boxes are always answered greedily, as they are evaluated.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What the engine wrote. ``truncated``: the token limit ended it, not the model."""
-
-    text: str
-    truncated: bool
-
-
-class EngineDeadError(RuntimeError):
-    """The engine has failed and answers no more; the replica must be replaced."""
-
-
-class Engine(Protocol):
-    """The part of the engine that is needed here."""
-
-    async def ask(self, image: Image.Image, questions: Sequence[Question]) -> list[Completion]:
-        """Answer all ``questions`` about ``image`` in one batch, in their order; raises EngineDeadError."""
-        ...
+    adapter: str
+    grounding: bool = True
+    max_tokens: int | None = None
+    sampling: Sampling = GREEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +60,43 @@ class Reporter:
         self._ground_tokens = config.svr.max_new_tokens
         self._max_sentences = max_sentences
 
-    async def write(self, image: Image.Image, width: int, height: int) -> GroundedReport:
-        """Write and ground the report.
+    async def write(
+        self, image: Image.Image, width: int, height: int, wanted: Wanted, told: Callable[[str], None] | None = None
+    ) -> GroundedReport:
+        """Write the report, and locate its sentences where that is wanted.
 
         Args:
             image: the radiograph as the model sees it.
             width: pixels of the image that was sent, in which boxes are wanted.
             height: the same.
+            wanted: what is to be written.
+            told: gets the report piece by piece as it is written, from the engine's thread.
         """
         begun = time.perf_counter()
-        report = (await self._engine.ask(image, [Question(Task.REPORT, None, self._report_tokens, adapter=True)]))[0]
+        question = Question(
+            Task.REPORT, None, wanted.max_tokens or self._report_tokens, wanted.adapter, wanted.sampling
+        )
+        report = (await self._engine.ask(image, [question], told and (lambda _, text: told(text))))[0]
         written = time.perf_counter()
         texts = split_sentences(report.text)[: self._max_sentences]
-        answers = await self._engine.ask(
-            image, [Question(Task.GROUND, asked_phrase(text), self._ground_tokens, adapter=False) for text in texts]
-        )
-        sentences = [
-            read_sentence(text, answer, width, height, self._coordinates, self._side)
-            for text, answer in zip(texts, answers, strict=True)
-        ]
+        if wanted.grounding:
+            sentences = await self.locate(image, texts, width, height)
+        else:
+            sentences = [Sentence.not_located(text) for text in texts]
         located = time.perf_counter()
         return GroundedReport(
             report.text.strip(), report.truncated, sentences, 1000 * (written - begun), 1000 * (located - written)
         )
+
+    async def locate(self, image: Image.Image, texts: Sequence[str], width: int, height: int) -> list[Sentence]:
+        """Ask the backbone where it sees each of ``texts``, all in one batch; sizes are those of the sent image."""
+        answers = await self._engine.ask(
+            image, [Question(Task.GROUND, asked_phrase(text), self._ground_tokens) for text in texts]
+        )
+        return [
+            read_sentence(text, answer, width, height, self._coordinates, self._side)
+            for text, answer in zip(texts, answers, strict=True)
+        ]
 
 
 _ABBREVIATIONS = frozenset({"approx", "ca", "cf", "dr", "e.g", "i.e", "incl", "mr", "mrs", "ms", "prof", "resp", "vs"})
@@ -145,11 +146,15 @@ _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:think|answer)>")
 
 
 def asked_phrase(sentence: str) -> str:
-    """What the backbone is asked for: the whole sentence, as training asks for findings and denials.
+    """What the backbone is asked for: the whole sentence, as training asks for findings and denials."""
+    return " ".join(without_control(sentence).split())
 
-    Markup that the tokenizer would take for control tokens is dropped: a sentence is only words.
-    """
-    return " ".join(_SPECIAL.sub(" ", sentence).split())
+
+def without_control(text: str) -> str:
+    """``text`` without what the tokenizer would take for control tokens: they could end a turn and begin another."""
+    while (cleaned := _SPECIAL.sub(" ", text)) != text:  # what is left of one may be another
+        text = cleaned
+    return text
 
 
 def read_sentence(

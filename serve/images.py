@@ -48,6 +48,11 @@ def prepare(data: bytes, side: int, limits: Limits) -> Radiograph:
     return Radiograph(resize_square(image, side), image.width, image.height)
 
 
+def is_dicom(data: bytes) -> bool:
+    """Whether it says so of itself."""
+    return data[_DICOM_MARK] == b"DICM"
+
+
 def from_base64(text: str) -> bytes:
     """Decode the JSON field ``image``.
 
@@ -74,7 +79,7 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
     """
     if not data:
         raise RequestRefusedError(422, "the image is empty")
-    width, height, frames = _dicom_header(data) if data[_DICOM_MARK] == b"DICM" else _image_header(data, limits)
+    width, height, frames = _dicom_header(data) if is_dicom(data) else _image_header(data, limits)
     if width < 1 or height < 1:
         raise RequestRefusedError(422, _UNREADABLE)
     if width * height > limits.pixels or max(width, height) > limits.side:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import http
 import ipaddress
 import logging
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import format_tb
 
@@ -36,6 +38,11 @@ class Limits:
     pixels: int = 30_000_000
     side: int = 16_384
     sentences: int = 32
+    batch_images: int = 200
+    """Images of one request to /v1/batches, whose body may be ``batch_body_bytes``."""
+    batch_body_bytes: int = 512 * MIB
+    tokens: int = 2048
+    """Of one answer, whatever a request asks for."""
     waiting: int = 32
     """Requests accepted at a time; more are told to come back (503). It bounds memory: each may hold a body."""
     read_s: float = 30.0
@@ -52,16 +59,21 @@ class RequestRefusedError(Exception):
         self.status, self.detail, self.headers = status, detail, headers or {}
 
 
-def problem_response(
-    status: int, detail: str, request_id: str | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """The problem+json answer."""
-    problem = Problem(
+def problem_of(status: int, detail: str, request_id: str | None = None) -> Problem:
+    """The problem, in the form in which it is told."""
+    return Problem(
         title=http.HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         instance=f"urn:uuid:{request_id}" if request_id else None,
     )
+
+
+def problem_response(
+    status: int, detail: str, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The problem+json answer."""
+    problem = problem_of(status, detail, request_id)
     return JSONResponse(
         problem.model_dump(exclude_none=True), status_code=status, headers=headers, media_type=MEDIA_PROBLEM
     )
@@ -82,9 +94,10 @@ class RequestGuard:
     than the limit is ever held.
     """
 
-    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, observed: Callable[[str, int, float], None]) -> None:
         self._app = app
-        self._body_bytes = body_bytes
+        self._limits = limits
+        self._observed = observed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -92,11 +105,12 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        begun, most = time.perf_counter(), self._most(scope["path"])
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
         declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._body_bytes:
-            await self._too_large(request_id)(scope, receive, send)
+        if declared.isdigit() and int(declared) > most:
+            await self._too_large(request_id, most)(scope, receive, send)
             return
         received = 0
 
@@ -105,7 +119,7 @@ class RequestGuard:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self._body_bytes:
+                if received > most:
                     raise _BodyTooLargeError
             return message
 
@@ -114,12 +128,15 @@ class RequestGuard:
         async def watched_send(message: Message) -> None:
             nonlocal started
             started = True
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
+                self._observed(_route(scope), message["status"], time.perf_counter() - begun)
             await send(message)
 
         try:
             await self._app(scope, counted_receive, watched_send)
         except _BodyTooLargeError:  # raised while the body was read, so before any answer began
-            await self._too_large(request_id)(scope, receive, send)
+            await self._too_large(request_id, most)(scope, receive, watched_send)
         except Exception as error:
             # Where it happened, never the message: libraries put parts of the input into it. Passed on, it would
             # be written to Serve's log as it is.
@@ -127,11 +144,26 @@ class RequestGuard:
             log.error("failed id=%s with %s at:\n%s", request_id, type(error).__name__, where)
             if not started:
                 detail = "the server failed to answer; the fault is not in the request"
-                await problem_response(500, detail, request_id)(scope, receive, send)
+                await problem_response(500, detail, request_id)(scope, receive, watched_send)
 
-    def _too_large(self, request_id: str) -> JSONResponse:
-        detail = f"the request body exceeds {self._body_bytes / MIB:g} MiB; send a smaller image"
+    def _most(self, path: str) -> int:
+        return self._limits.batch_body_bytes if path == "/v1/batches" else self._limits.body_bytes
+
+    def _too_large(self, request_id: str, most: int) -> JSONResponse:
+        detail = f"the request body exceeds {most / MIB:g} MiB; send less at a time"
         return problem_response(413, detail, request_id, {"Connection": "close"})
+
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern: a path is the client's words."""
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 def _request_id(given: str) -> str:

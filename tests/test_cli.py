@@ -296,8 +296,43 @@ def test_submit_refuses_what_cannot_work(
 
 
 def test_serve_refuses_a_run_that_does_not_exist(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:
-    assert boxmed("serve", "runs/nothing") == 2
+    assert boxmed("serve", "runs/nothing", "--no-auth") == 2
     assert "runs/nothing" in capsys.readouterr().err
+
+
+def test_serve_asks_for_keys_or_an_explicit_word(
+    boxmed: Boxmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert boxmed("serve", str(tmp_path), "--keys", str(tmp_path / "none.json")) == 2
+    told = capsys.readouterr().err
+    assert "boxmed keys add" in told
+    assert "--no-auth" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--replicas", "0"), ("--replicas", "3:2"), ("--replicas", "x"), ("--adapter", "x"), ("--adapter", "x=/nowhere")],
+)
+def test_serve_tells_what_is_wrong_with_an_option(
+    boxmed: Boxmed, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert boxmed("serve", str(tmp_path), "--no-auth", option, value) == 2
+    assert option in capsys.readouterr().err or option == "--adapter"
+
+
+def test_keys_are_made_listed_and_revoked(boxmed: Boxmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "keys.json")
+    assert boxmed("keys", "add", "reader", "--keys", file) == 0
+    key = capsys.readouterr().out.strip()
+    assert key.startswith("bxm_")
+    assert key not in Path(file).read_text()
+    assert Path(file).stat().st_mode & 0o077 == 0
+    assert boxmed("keys", "revoke", "reader", "--keys", file) == 0
+    assert boxmed("keys", "revoke", "reader", "--keys", file) == 2
+    assert boxmed("keys", "list", "--keys", file) == 0
+    shown = capsys.readouterr().out
+    assert "reader" in shown
+    assert "revoked" in shown
 
 
 def test_serve_says_that_it_reads_a_local_folder(boxmed: Boxmed, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from boxmed_ray.config import load_config
+from boxmed_ray.config import ConfigError, load_config
+from boxmed_ray.data.feedback import read_feedback
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.readers.manifest import write_manifest
+from boxmed_ray.data.study import DataError
 
 
 def data(recipe: str, overrides: Sequence[str]) -> None:
@@ -21,6 +24,31 @@ def data(recipe: str, overrides: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="boxmed-data-") as folder:
         dataset = load_studies(config.data, config.seed, Path(folder))
     _print_counts(dataset)
+
+
+def from_feedback(folder: Path, to: Path) -> None:
+    """Write studies made of readers' verdicts.
+
+    Raises:
+        ConfigError: the target holds a manifest, or cannot be written.
+        DataError: no feedback, a broken line, or nothing that can be learnt from.
+    """
+    result = read_feedback(folder)
+    for reason, count in sorted(result.left_out.items()):
+        print(f"left out: {count} {reason}")
+    if not result.studies:
+        raise DataError(f"{folder}: no verdict makes a study; reasons are above")
+    target = to / "manifest.jsonl"
+    if target.exists():
+        raise ConfigError(f"{target} exists; name another folder with --to")
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        write_manifest(target, result.studies)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror}); name another folder with --to") from error
+    findings = sum(len(study.findings) for study in result.studies)
+    print(f"{target}: {len(result.studies)} studies, {findings} findings; train with --set data.kind=manifest", end="")
+    print(f" --set data.root={to}")
 
 
 def _print_counts(dataset: Dataset) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from boxmed_ray.config import MCLConfig
+from boxmed_ray.data.concept_map import shipped
 from boxmed_ray.data.deck import Deck, require
 from boxmed_ray.data.prompts import (
     Answer,
@@ -67,7 +68,8 @@ def grounded_findings(study: Study) -> list[Finding]:
             merged[finding.phrase] = finding
         else:
             region = first.region if first.region == finding.region else None
-            update = {"boxes": first.boxes + finding.boxes, "region": region}
+            boxes = tuple(dict.fromkeys(first.boxes + finding.boxes))
+            update = {"boxes": boxes, "region": region}
             merged[finding.phrase] = first.model_copy(update=update)
     return list(merged.values())
 
@@ -187,7 +189,7 @@ def mcl_examples(
     rng = random.Random(f"mcl/{seed}")
     grounded = Deck([(s, f) for s in studies for f in grounded_findings(s)], f"mcl-ground/{seed}")
     denied = Deck([(s, f) for s in studies for f in denied_findings(s)], f"mcl-none/{seed}")
-    stated = Deck([s for s in studies if stated_findings(s)], f"mcl-concepts/{seed}")
+    stated = Deck([s for s in studies if _has_concepts(s)], f"mcl-concepts/{seed}")
     reported = Deck([s for s in studies if s.report], f"mcl-report/{seed}")
     jointly = Deck(joint_studies(studies), f"mcl-joint/{seed}")
     if config.report_share > 0:
@@ -199,7 +201,7 @@ def mcl_examples(
     if config.grounding_share > 0:
         require(grounded, "a finding with a box; set mcl.grounding_share=0 to train on chains only")
     if config.grounding_share < 1:
-        require(stated, "a finding; set mcl.grounding_share=1 to train on boxes only")
+        require(stated, "a finding or a report; set mcl.grounding_share=1 to train on boxes only")
     examples = []
     for _ in range(count):
         task = tasks.random()
@@ -274,8 +276,7 @@ def corpus(
     for study in studies:
         asked = grounded_findings(study) + denied_findings(study)
         examples = [ground_example(study, finding, coordinates, side) for finding in asked]
-        if stated_findings(study):
-            examples.append(_concepts_example(study))
+        examples += concept_examples_of(study)
         if study.report:
             examples.append(report_example(study))
         if joint and study.report:
@@ -285,8 +286,19 @@ def corpus(
     return list(texts)
 
 
+def _has_concepts(study: Study) -> bool:
+    return bool(stated_findings(study) or study.report)
+
+
+def concept_examples_of(study: Study) -> list[Example]:
+    """The concept example of a study, where it has one."""
+    return [_concepts_example(study)] if _has_concepts(study) else []
+
+
 def _concepts_example(study: Study) -> Example:
-    response = concepts_response(stated_findings(study))
+    """From its findings, or where a data set gives none, from what the mapping finds in its report."""
+    stated = stated_findings(study)
+    response = concepts_response(stated) if stated else shipped().response(study.report or "")
     return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +90,10 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: as ``open_image``, but truncated pixels go unnoticed.
     """
-    if path.suffix.lower() in {".dcm", ".dicom"}:
-        return open_image(path).size
     try:
+        if path.suffix.lower() in {".dcm", ".dicom"}:
+            with path.open("rb") as file:
+                return _dicom_size(_dicom_header(file))
         with Image.open(path, formats=_FORMATS) as image:
             # A PNG decodes itself in search of Exif data that its head does not hold.
             exif = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
@@ -203,19 +205,45 @@ def _stretch(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     return np.round((pixels - low) * (255.0 / max(high - low, 1e-9))).astype(np.uint8)
 
 
+_DICOM_ELEMENTS: Final = (
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth", "PixelData",
+)  # fmt: skip
+"""All that is read of a DICOM file. Names, dates and numbers of patients stay unread, and so out of messages."""
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_J2K_SIZE: Final = b"\xff\x4f\xff\x51"
+
+
+def _dicom_header(file: IO[bytes], pixels: bool = False) -> Any:
+    """The elements of ``_DICOM_ELEMENTS``; pydicom raises nearly anything where a file is damaged."""
+    import pydicom
+
+    # The whole of a deflated file is unpacked before anything tells how large it is.
+    if _DEFLATED in file.read(1024):
+        raise ValueError("deflated transfer syntax")
+    file.seek(0)
+    elements = list(_DICOM_ELEMENTS)
+    return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=elements)
+
+
+def _dicom_size(dataset: Any) -> tuple[int, int]:
+    return int(dataset.Columns), int(dataset.Rows)
+
+
 def _decode_dicom(data: bytes, path: Path) -> Image.Image:
     """One frame of a DICOM file: rescaled, windowed as stored, MONOCHROME1 inverted. No identifier is read."""
-    import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     try:
-        dataset: Any = pydicom.dcmread(io.BytesIO(data))
-        width, height = int(dataset.Columns), int(dataset.Rows)
+        dataset = _dicom_header(io.BytesIO(data), pixels=True)
+        width, height = _dicom_size(dataset)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    except Exception as error:  # a damaged file makes pydicom raise nearly anything
-        raise DataError(f"{path}: is not a readable DICOM image ({error}); export it again") from error
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable DICOM image ({_about(error)}); export it again") from None
     _check_frame(width, height, frames, path)
     try:
+        _check_codestream(dataset.get("PixelData", b""), width, height)
         pixels = dataset.pixel_array
         kind = str(dataset.PhotometricInterpretation)
         if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
@@ -224,5 +252,19 @@ def _decode_dicom(data: bytes, path: Path) -> Image.Image:
         return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey)
     except Exception as error:
         raise DataError(
-            f"{path}: its DICOM pixels cannot be decoded ({error}); export it uncompressed or as PNG"
-        ) from error
+            f"{path}: its DICOM pixels cannot be decoded ({_about(error)}); export it uncompressed or as PNG"
+        ) from None
+
+
+def _check_codestream(pixels: bytes, width: int, height: int) -> None:
+    """JPEG 2000 tells its size a second time; a decoder believes that one."""
+    start = pixels.find(_J2K_SIZE, 0, 4096)
+    if start >= 0:
+        across, down, left, top = struct.unpack(">4I", pixels[start + 8 : start + 24])
+        if (across - left, down - top) != (width, height):
+            raise ValueError(f"JPEG 2000 of {across - left}x{down - top} pixels in a file of {width}x{height}")
+
+
+def _about(error: Exception) -> str:
+    """An error in one line of limited length."""
+    return " ".join(str(error).split())[:300]

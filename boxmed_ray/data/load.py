@@ -19,7 +19,7 @@ from typing import Any, Final
 from boxmed_ray import __version__
 from boxmed_ray.config import DataConfig
 from boxmed_ray.data.images import ImageStore, decode_image, keep_square, read_bytes
-from boxmed_ray.data.readers import Item, Located, SkippedStudy
+from boxmed_ray.data.readers import Item, Located, SkippedStudy, find_reader
 from boxmed_ray.data.readers.manifest import find_manifest, read_manifest, read_origin, write_manifest
 from boxmed_ray.data.study import DataError, Split, Study
 
@@ -74,28 +74,23 @@ def load_studies(config: DataConfig, seed: int, cache_folder: Path) -> Dataset:
                 continue
             studies.append(located.study)
             digest.update(f"{located.study.model_dump_json(exclude={'image'})}{outcome}\n".encode())
-    if skipped and not config.skip_corrupt:
-        raise DataError(_refusal(skipped))
+    corrupt = [problem for problem in skipped if not problem.by_rule]
+    if corrupt and not config.skip_corrupt:
+        raise DataError(_refusal(corrupt))
     _check_splits(studies, config, skipped)
     _write_record(cache_folder, config, seed, studies, skipped)
     return Dataset(tuple(studies), tuple(skipped), digest.hexdigest(), images)
 
 
 def _read(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:
-    """The items of the configured reader. Readers are imported here: most runs need one."""
+    """The items of the configured reader."""
     if config.kind == "phantom":
         return _phantoms(config, seed, cache_folder)
     if config.root is None:
         raise DataError(f"data.kind {config.kind!r} needs data.root, the folder of the data set")
     if config.kind == "manifest":
         return read_manifest(find_manifest(config.root), config.test_share)
-    if config.kind == "coco":
-        from boxmed_ray.data.readers.coco import read_coco
-
-        return read_coco(config.root, config.test_share)
-    from boxmed_ray.data.readers.nih import read_nih
-
-    return read_nih(config.root, config.test_share)
+    return find_reader(config.kind)(config.root, config.test_share)
 
 
 def _phantoms(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:
@@ -197,5 +192,5 @@ def _write_record(
 ) -> None:
     """Leave in the run folder what the run was trained on and what it was not."""
     write_manifest(folder / MANIFEST, studies, _origin(config, seed))
-    lines = [json.dumps({"id": problem.id, "reason": problem.reason}) for problem in skipped]
+    lines = [json.dumps({"id": p.id, "reason": p.reason, "by_rule": p.by_rule}) for p in skipped]
     (folder / SKIPPED).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -93,6 +93,14 @@ class Study(BaseModel):
     split: Split = "train"
     source: str = Field(min_length=1, description="Name of the data set.")
 
+    @field_validator("id", "patient_id")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        # Names end up in tables and logs: a spreadsheet would run the first kind, a terminal the second.
+        if value[:1] in "=+-@" or not value.isprintable():
+            raise ValueError("must not begin with =, +, - or @ nor hold control characters; rename it")
+        return value
+
     @model_validator(mode="after")
     def _boxes_inside(self) -> Study:
         for finding in self.findings:

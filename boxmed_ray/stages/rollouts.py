@@ -51,10 +51,9 @@ def rollout_pool(
         gpus=resources.gpus_per_rollout,
     )
     cache = None if images.cache is None else str(images.cache)
-    # Each group in the engine waits in a thread of the actor. Phases of a push come by threads of their own, one for
-    # each: Ray does not keep their order where there are threads, and an early one waits for those that go before it.
+    # Each group in the engine waits in a thread of the actor.
     groups = max(1, resources.max_sequences // config.svr.group_size)
-    actor = ray.remote(concurrency_groups={"weights": len(Phase)})(RolloutActor).options(
+    actor = rollout_actor().options(
         num_cpus=_CPUS_PER_THREAD * resources.threads,
         num_gpus=resources.gpus_per_rollout,
         max_restarts=0,
@@ -80,6 +79,15 @@ def rollout_pool(
         pace=pace(resources.scaling),
         on_event=events.pool,
     )
+
+
+def rollout_actor() -> Any:
+    """The remote class of a rollout worker.
+
+    Phases of a push come by threads of their own, one for each: Ray does not keep their order where there are threads,
+    and an early one waits for those that go before it.
+    """
+    return ray.remote(concurrency_groups={"weights": len(Phase)})(RolloutActor)
 
 
 def handles(pool: Pool) -> dict[str, Any]:

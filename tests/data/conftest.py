@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from boxmed_ray.config import DataConfig
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.readers import Located, SkippedStudy, find_reader
 from boxmed_ray.data.study import Box, Finding, Study
 
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
@@ -74,3 +76,55 @@ def load(tmp_path: Path) -> Callable[..., Dataset]:
         return load_studies(config, 0, tmp_path / "cache")
 
     return run
+
+
+Read = Callable[[str, Path], tuple[dict[str, Study], dict[str, SkippedStudy]]]
+
+
+@pytest.fixture
+def read() -> Read:
+    """``read(kind, root)``: studies and skipped ones by id, before any image is decoded."""
+
+    def run(kind: str, root: Path) -> tuple[dict[str, Study], dict[str, SkippedStudy]]:
+        items = list(find_reader(kind)(root, 0.5))
+        studies = {item.study.id: item.study for item in items if isinstance(item, Located)}
+        return studies, {item.id: item for item in items if isinstance(item, SkippedStudy)}
+
+    return run
+
+
+def write_lines(path: Path, *lines: str) -> Path:
+    """A table of the given lines; gzipped where its name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{line}\n" for line in lines)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mimic_jpg(root: Path, subject: int, study: int, dicom: str, width: int = 64, height: int = 48) -> Path:
+    """An image where MIMIC-CXR-JPG has it: ``files/p10/p10000032/s50414267/<dicom>.jpg``."""
+    return write_image(root / f"files/p{str(subject)[:2]}/p{subject}/s{study}/{dicom}.jpg", width, height)
+
+
+def write_dicom(path: Path, pixels: np.ndarray, kind: str, **elements: object) -> Path:
+    """One frame of 16 bits, 12 of them stored, uncompressed, with the name of a patient."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.PatientName = "Secret^Name"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, kind
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path

@@ -51,6 +51,12 @@ def test_no_finding_stands_in_an_answer_alone() -> None:
     assert examples.stated_findings(study("clear", DENIED)) == [DENIED]
 
 
+def test_a_box_that_two_diseases_of_one_phrase_share_is_asked_for_once() -> None:
+    other = NODULE.model_copy(update={"disease": "Lung Opacity"})
+    (merged,) = examples.grounded_findings(study("two", NODULE, other))
+    assert merged.boxes == NODULE.boxes
+
+
 def test_boxes_of_one_phrase_are_one_answer() -> None:
     other = NODULE.model_copy(update={"boxes": (Box(10, 10, 20, 20),), "region": "right lung"})
     (merged,) = examples.grounded_findings(study("two", NODULE, other))

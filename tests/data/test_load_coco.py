@@ -67,6 +67,27 @@ def test_a_bad_entry_is_refused_by_key_value_and_remedy(
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["_annotations.coco.json", "annotations/instances_train.json"])
+def test_a_file_of_another_name_is_read(coco: Callable[..., Path], load: Load, name: str) -> None:
+    root = coco()
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / "instances.json").rename(root / name)
+    for given in (root, root / name):
+        dataset = load("coco", given)
+        assert len(dataset.studies) == 8
+        assert {study.source for study in dataset.studies} == {"lungs"}
+    (root / "other.json").write_text("{}")
+    with pytest.raises(DataError, match=r"instances\.json: no such file; .* \(2 are there\)"):
+        load("coco", root)
+
+
+def test_numbers_that_are_none_are_refused(coco: Callable[..., Path], load: Load) -> None:
+    with pytest.raises(DataError, match=r"annotations\[2\]\.bbox = \[nan, 4, 4, 9\]: must be"):
+        load("coco", coco(lambda d: d["annotations"][2].update(bbox=[float("nan"), 4, 4, 9])))
+    with pytest.raises(DataError, match=r"annotations\[2\]\.image_id: must be a number or text"):
+        load("coco", coco(lambda d: d["annotations"][2].update(image_id=[1])))
+
+
 def test_what_is_not_coco_is_refused(coco: Callable[..., Path], load: Load, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"instances\.json: no such file; data\.root must hold"):
         load("coco", tmp_path)

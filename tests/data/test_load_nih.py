@@ -121,7 +121,7 @@ def test_a_missing_image_is_refused(nih: Nih, load: Load) -> None:
 def test_two_images_of_one_stem_are_refused(nih: Nih, load: Load) -> None:
     root = nih()
     write_image(root / "more" / "00000003_000.jpg")
-    with pytest.raises(DataError, match=r"csv:4: .*2 files .*00000003_000\.jpg.*remove all but one"):
+    with pytest.raises(DataError, match=r"csv:4: .*2 images .*00000003_000\.jpg.*remove all but one"):
         load("nih", root)
 
 

@@ -58,3 +58,10 @@ def test_a_patient_of_one_data_set_has_one_split() -> None:
     check_patient_splits([study(), study(id="t"), study(id="u", source="other", split="test")])
     with pytest.raises(DataError, match=r"'t'.*\(train and test\); split by patient"):
         check_patient_splits([study(), study(id="t", split="test")])
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "a\nb", "a\x1b[31m", "a\tb"])
+@pytest.mark.parametrize("key", ["id", "patient_id"])
+def test_a_name_that_a_spreadsheet_or_a_terminal_would_run_is_refused(key: str, name: str) -> None:
+    with pytest.raises(ValidationError, match="must not begin with =, "):
+        study(**{key: name})

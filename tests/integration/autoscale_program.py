@@ -50,7 +50,9 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 def watch(pool: Pool, done: threading.Event, moments: list[tuple[float, int, int]]) -> None:
     began = time.monotonic()
-    while not done.wait(0.2):
+    ended = False
+    while not ended:
+        ended = done.wait(0.2)  # looks once more after it: what ended the wait may be newer than the last look
         seen = (nodes(), len(pool.workers))
         if not moments or moments[-1][1:] != seen:
             moments.append((round(time.monotonic() - began, 1), *seen))

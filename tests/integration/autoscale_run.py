@@ -68,6 +68,8 @@ def main(address: str, folder: Path) -> None:
         until(lambda: moments[-1][1:] == (1, 1), "one node with one worker")
     finally:
         done.set()
+        if watcher.ident is not None:
+            watcher.join()
         pool.shutdown()
     lines: list[dict[str, Any]] = read_metrics(place / "metrics.jsonl")
     print(json.dumps({"moments": moments, "updates": [line["step"] for line in lines]}))

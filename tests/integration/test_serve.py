@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "boxmed_ray.cli", "serve", *map(str, arguments)]
+    return [sys.executable, "-m", "boxmed_ray.cli", "serve", "--no-auth", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.api import build_app
-from serve.grounded import EngineDeadError, GroundedReport
+from serve.desk import Observer
+from serve.grounded import GroundedReport
 from serve.images import Radiograph
-from serve.schemas import ModelInfo, Problem
+from serve.questions import Completion, EngineDeadError, Question
+from serve.schemas import ModelInfo, Problem, Sentence
 from serve.security import MIB, Limits
 from tests.serve import hostile
 
@@ -32,15 +34,32 @@ class Slow:
     """Answers nothing within any time that matters; counts who asks and who gives up."""
 
     side = 56
-    model = MODEL
+    answer_tokens = 16
+    adapters = ("a", "other")
 
     def __init__(self) -> None:
         self.asked = self.cancelled = 0
+        self.observer = Observer()
+
+    def model(self, adapter: str) -> ModelInfo:
+        return MODEL
 
     def check(self) -> None:
         pass
 
-    async def report(self, radiograph: Radiograph) -> GroundedReport:
+    async def report(self, radiograph: Radiograph, wanted: Any, told: Any = None) -> GroundedReport:
+        await self.wait()
+        raise AssertionError
+
+    async def locate(self, radiograph: Radiograph, phrase: str) -> Sentence:
+        await self.wait()
+        raise AssertionError
+
+    async def ask(self, image: Any, question: Question, listener: Any = None) -> Completion:
+        await self.wait()
+        raise AssertionError
+
+    async def wait(self) -> None:
         self.asked += 1
         try:
             await asyncio.sleep(60)
@@ -56,15 +75,14 @@ class Dead(Slow):
     def check(self) -> None:
         raise EngineDeadError("the engine has stopped (SomeError)")
 
-    async def report(self, radiograph: Radiograph) -> GroundedReport:
+    async def wait(self) -> None:
         self.check()
-        raise AssertionError
 
 
 class Broken(Slow):
     """A fault of ours, whose message quotes the patient."""
 
-    async def report(self, radiograph: Radiograph) -> GroundedReport:
+    async def wait(self) -> None:
         raise RuntimeError(hostile.PATIENT)
 
 
@@ -111,7 +129,7 @@ def as_json(value: object) -> dict[str, Any]:
         (multipart(PNG, "text/html"), 415, "kind of file"),
         (multipart(PNG, field="picture"), 422, "field image is missing"),
         ({"files": [("image", ("a", PNG)), ("image", ("b", PNG))]}, 422, "one image"),
-        ({"files": {"image": ("a", PNG)}, "data": {"url": "http://x"}}, 422, "one field"),
+        ({"files": {"image": ("a", PNG)}, "data": {"url": "http://x"}}, 422, "field other than"),
         ({"files": {"image": (None, "/etc/passwd")}}, 422, "Paths and URLs"),
         ({"files": {"image": (None, "http://x/y.png")}}, 422, "Paths and URLs"),
         (multipart(b""), 422, "empty"),
@@ -129,7 +147,7 @@ def as_json(value: object) -> dict[str, Any]:
         (as_json({"image": ""}), 422, "image"),
         (as_json({"image": "http://x/y.png"}), 422, "URLs"),
         (as_json({"image": "/etc/passwd"}), 422, "paths"),
-        (as_json({"image": base64.b64encode(PNG).decode(), "url": "http://x"}), 422, "key other than image"),
+        (as_json({"image": base64.b64encode(PNG).decode(), "url": "http://x"}), 422, "key other than adapter"),
         (as_json({"image": base64.b64encode(b"nothing").decode()}), 422, "cannot be read"),
     ],
 )

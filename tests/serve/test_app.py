@@ -6,13 +6,19 @@ from pathlib import Path
 import pytest
 
 from boxmed_ray.config import ConfigError
-from serve.app import _check_port, run
+from serve.app import Serving, _check_port, run
+from serve.desk import Settings
 from serve.security import is_loopback
 
 
 def test_a_missing_run_is_told_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such run folder"):
-        run(tmp_path / "nowhere")
+        run(Serving(tmp_path / "nowhere", settings=Settings(keys=tmp_path / "keys")))
+
+
+def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without keys only this machine"):
+        run(Serving(tmp_path, host="0.0.0.0"))
 
 
 def test_a_taken_port_is_told_with_a_remedy() -> None:

@@ -27,7 +27,7 @@ def finished(tmp_path: Path) -> Path:
 
 def test_a_finished_run_is_accepted_under_the_name_of_its_folder(finished: Path) -> None:
     artifacts = load_artifacts(finished)
-    assert (artifacts.config.name, artifacts.adapter_rank, artifacts.weight_version) == ("renamed", 8, None)
+    assert (artifacts.config.name, artifacts.adapters[0].rank, artifacts.weight_version) == ("renamed", 8, None)
     assert artifacts.backbone == finished / "stages/svr/model"
 
 
@@ -35,7 +35,7 @@ def test_versions_follow_the_weights(finished: Path) -> None:
     before = load_artifacts(finished)
     (finished / "stages/adapter/adapter/adapter_model.safetensors").write_text("other weights")
     after = load_artifacts(finished)
-    assert after.adapter_version != before.adapter_version
+    assert after.adapters[0].version != before.adapters[0].version
     assert after.backbone_version == before.backbone_version
 
 

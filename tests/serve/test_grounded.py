@@ -11,7 +11,8 @@ from PIL import Image
 
 from boxmed_ray.config import RunConfig
 from boxmed_ray.data.prompts import Coordinates, Task
-from serve.grounded import Completion, Question, Reporter, asked_phrase, read_concepts, read_sentence, split_sentences
+from serve.grounded import Reporter, Wanted, asked_phrase, read_concepts, read_sentence, split_sentences
+from serve.questions import Completion, Listener, Question
 
 
 @pytest.mark.parametrize(
@@ -135,20 +136,23 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[Sequence[Question]] = []
 
-    async def ask(self, image: Image.Image, questions: Sequence[Question]) -> list[Completion]:
+    async def ask(
+        self, image: Image.Image | None, questions: Sequence[Question], listener: Listener | None = None
+    ) -> list[Completion]:
         self.asked.append(questions)
         return [Completion("First nodule. No effusion. Third. Fourth.", truncated=False) for _ in questions]
 
 
 def test_the_adapter_is_asked_once_and_the_backbone_once_for_all_sentences() -> None:
     config, recorder = RunConfig(), Recorder()
-    written = asyncio.run(Reporter(recorder, config, max_sentences=3).write(Image.new("RGB", (56, 56)), 300, 200))
+    reporter = Reporter(recorder, config, max_sentences=3)
+    written = asyncio.run(reporter.write(Image.new("RGB", (56, 56)), 300, 200, Wanted("a")))
     report, sentences = recorder.asked
-    assert list(report) == [Question(Task.REPORT, None, config.evaluate.report_tokens, adapter=True)]
+    assert list(report) == [Question(Task.REPORT, None, config.evaluate.report_tokens, "a")]
     assert [(q.task, q.phrase, q.adapter) for q in sentences] == [
-        (Task.GROUND, "First nodule.", False),
-        (Task.GROUND, "No effusion.", False),
-        (Task.GROUND, "Third.", False),
+        (Task.GROUND, "First nodule.", None),
+        (Task.GROUND, "No effusion.", None),
+        (Task.GROUND, "Third.", None),
     ]
     assert [sentence.text for sentence in written.sentences] == ["First nodule.", "No effusion.", "Third."]
     assert written.report.endswith("Fourth.")

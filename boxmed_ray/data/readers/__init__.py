@@ -4,14 +4,18 @@ What lives here: what every reader yields, how it names a bad study, and the spl
 have none. What does not: checks across studies and of pixels (load.py).
 
 A reader yields a ``Located`` study or a ``SkippedStudy`` for each study it finds, and raises
-DataError where nothing can be read at all (a missing file, a missing column).
+DataError where nothing can be read at all (a missing file, a missing column). It reads as it is asked:
+tables may be held in memory, images and reports never.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -20,10 +24,15 @@ from boxmed_ray.data.study import Split, Study
 
 @dataclass(frozen=True, slots=True)
 class SkippedStudy:
-    """A study that cannot be used; ``reason`` names the file, the line or key, the value and the remedy."""
+    """A study that cannot be used; ``reason`` names the file, the line or key, the value and the remedy.
+
+    ``by_rule``: nothing is wrong with it, a rule of the data set leaves it out (a report without findings). It is
+    counted and listed as all are, but no reason to refuse the data set.
+    """
 
     id: str
     reason: str
+    by_rule: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,29 @@ class Located:
 
 
 Item = Located | SkippedStudy
+
+
+Reader = Callable[[Path, float], Iterator[Item]]
+"""From ``data.root``, and the share of patients held out where a data set has no splits, to its studies."""
+
+_READERS: Final = {
+    "nih": "nih.read_nih",
+    "coco": "coco.read_coco",
+    "ms-cxr": "ms_cxr.read_ms_cxr",
+    "latte-cxr": "latte_cxr.read_latte_cxr",
+    "mimic-cxr": "mimic_cxr.read_mimic_cxr",
+    "iu-xray": "iu_xray.read_iu_xray",
+    "vindr-cxr": "vindr_cxr.read_vindr_cxr",
+    "chest-imagenome": "chest_imagenome.read_chest_imagenome",
+    "padchest-gr": "padchest_gr.read_padchest_gr",
+}
+
+
+def find_reader(kind: str) -> Reader:
+    """The reader of ``data.kind``, imported when it is asked for: most runs need one."""
+    module, function = _READERS[kind].split(".")
+    reader: Reader = getattr(import_module(f"{__name__}.{module}"), function)
+    return reader
 
 
 def split_by_patient(source: str, patient_id: str, test_share: float) -> Split:

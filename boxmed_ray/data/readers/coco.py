@@ -1,4 +1,4 @@
-"""The plain COCO layout: ``instances.json`` with images, categories and xywh boxes, images beside it.
+"""The plain COCO layout: one JSON file with images, categories and xywh boxes, images beside it.
 
 What lives here: that layout. What does not: what a category means (concepts.py). Two optional keys
 of an image are read that COCO does not define: ``patient`` and ``view``. Without a patient, every
@@ -7,7 +7,7 @@ image is a patient of its own.
 
 from __future__ import annotations
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from boxmed_ray.data.concepts import Concept, concept_of_name, region_of_box
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
+from boxmed_ray.data.readers.files import read_json
 from boxmed_ray.data.study import Box, DataError, Finding
 
 FILE: Final = "instances.json"
@@ -23,13 +24,19 @@ _Row = tuple[str, Concept, list[float]]
 
 
 def read_coco(root: Path, test_share: float) -> Iterator[Item]:
-    """Every image of ``root/instances.json``, found in ``root/images`` or ``root``.
+    """Every image of the file, found in ``root/images`` or ``root``.
+
+    Args:
+        root: the folder of ``instances.json`` or of one other JSON file, itself or in ``annotations``; or the file.
+        test_share: share of patients held out.
 
     Raises:
         DataError: the file is missing, not JSON, or lacks a list that COCO has.
     """
-    path = root / FILE
-    lists = _read_lists(path)
+    path = _find(root)
+    if root.is_file():
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    lists = read_lists(path, read_json(path))
     concepts, unknown = _concepts(lists["categories"])
     problems: dict[Any, str] = {}
     findings: dict[Any, list[_Row]] = defaultdict(list)
@@ -93,20 +100,31 @@ def _study(where: str, image: _Json, rows: list[_Row], root: Path, test_share: f
     return locate(where, values)
 
 
-def _read_lists(path: Path) -> dict[str, list[_Json]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; data.root must hold {FILE}")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); export it again") from error
-    lists = {}
+def read_lists(path: Path, data: Any) -> dict[str, list[_Json]]:
+    """The three lists of a COCO file; DataError where ``data`` has not all of them."""
+    lists: dict[str, list[_Json]] = {}
     for key in ("images", "annotations", "categories"):
         value = data.get(key) if isinstance(data, dict) else None
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise DataError(f"{path}: {key}: must be a list of objects, as COCO has it; export it again")
+        for index, entry in enumerate(value):
+            for name in ("id", "image_id", "category_id"):
+                if isinstance(entry.get(name), list | dict):
+                    raise DataError(f"{path}: {key}[{index}].{name}: must be a number or text; export it again")
         lists[key] = value
     return lists
+
+
+def _find(root: Path) -> Path:
+    """``instances.json``, else the one JSON file in the folder or its ``annotations``, else ``root`` itself."""
+    if root.is_file() or (root / FILE).is_file():
+        return root if root.is_file() else root / FILE
+    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    if len(found) != 1:
+        raise DataError(
+            f"{root / FILE}: no such file; data.root must hold {FILE} or one other JSON file ({len(found)} are there)"
+        )
+    return found[0]
 
 
 def _concepts(categories: list[_Json]) -> tuple[dict[Any, Concept], dict[Any, str]]:
@@ -125,7 +143,7 @@ def _concepts(categories: list[_Json]) -> tuple[dict[Any, Concept], dict[Any, st
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_box(value: object) -> bool:

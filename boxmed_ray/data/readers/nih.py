@@ -11,7 +11,6 @@ Source: Wang et al., CVPR 2017; NIH Clinical Center.
 from __future__ import annotations
 
 import csv
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from boxmed_ray.data.concepts import NIH_DENIALS, NIH_LABELS, region_of_box
-from boxmed_ray.data.images import SUFFIXES, image_size
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
+from boxmed_ray.data.readers.files import DataFolder, stored_size
 from boxmed_ray.data.study import Box, DataError, Finding
 from rewards.categories import NO_FINDING
 
@@ -56,13 +55,15 @@ def read_nih(root: Path, test_share: float) -> Iterator[Item]:
     if not root.is_dir():
         raise DataError(f"data.root = {str(root)!r}: no such folder; give the folder that holds {BOX_FILE}")
     boxes, problems = _read_boxes(root / BOX_FILE)
-    images = _images_by_stem(root)
+    folder = DataFolder(root)
+    if not folder.has_images:
+        raise DataError(f"{root}: no image below it; unpack the NIH image archives there")
     listed = set()
     for where, row in _read_entries(root):
         stem = Path(row["Image Index"]).stem
         listed.add(stem)
         problem = problems.get(stem)
-        yield SkippedStudy(stem, problem) if problem else _study(where, row, boxes[stem], images, root, test_share)
+        yield SkippedStudy(stem, problem) if problem else _study(where, row, boxes[stem], folder, test_share)
     for stem in sorted((set(boxes) | set(problems)) - listed):
         where = problems.get(stem) or boxes[stem][0].where
         yield SkippedStudy(
@@ -74,13 +75,11 @@ def _study(
     where: str,
     row: dict[str, str],
     rows: list[_BoxRow],
-    images: dict[str, list[Path]],
-    root: Path,
+    folder: DataFolder,
     test_share: float,
 ) -> Item:
     stem, patient = Path(row["Image Index"]).stem, row["Patient ID"].strip()
     labels = [label.strip() for label in row["Finding Labels"].split("|")]
-    files = images.get(stem, [])
     try:
         if not patient:
             raise DataError(f"{where}: column 'Patient ID' = '': must not be empty; splits are by patient")
@@ -91,25 +90,17 @@ def _study(
                 f"{where}: column 'Finding Labels' = {row['Finding Labels']!r}: No Finding beside a finding "
                 f"or a box; correct the labels or the lines of {BOX_FILE}"
             )
-        if len(files) != 1:
-            found = f"{len(files)} files ({', '.join(f.name for f in files)})" if files else "no image"
-            remedy = "remove all but one" if files else "download it or remove the line"
-            raise DataError(
-                f"{where}: column 'Image Index' = {row['Image Index']!r}: {found} of that name below {root}; {remedy}"
-            )
+        image = folder.image(stem, f"{where}: column 'Image Index' = {row['Image Index']!r}")
+        width, height = stored_size(image, where)
     except DataError as error:
         return SkippedStudy(stem, str(error))
-    try:
-        width, height = image_size(files[0])
-    except DataError as error:
-        return SkippedStudy(stem, f"{where}: image: {error}")
     findings = _findings(labels, rows, width, height)
     return locate(
         where,
         {
             "id": stem,
             "patient_id": patient,
-            "image": files[0],
+            "image": image,
             "width": width,
             "height": height,
             "view": row["View Position"].strip() or None,
@@ -229,18 +220,6 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise DataError(
                 f"{path}:{reader.line_num + 1}: not readable as UTF-8 CSV ({error}); copy it again"
             ) from error
-
-
-def _images_by_stem(root: Path) -> dict[str, list[Path]]:
-    images: dict[str, list[Path]] = defaultdict(list)
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES:
-                images[path.stem].append(path.resolve())
-    if not images:
-        raise DataError(f"{root}: no image below it; unpack the NIH image archives there")
-    return images
 
 
 def _plain(text: str) -> str:
