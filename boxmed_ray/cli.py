@@ -49,13 +49,14 @@ def main() -> None:
     """Entry point of the console script.
 
     One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
-    diverged, for workers that do not start, and for checkpoints that cannot be read, written or uploaded.
+    diverged or rang an alarm, for workers that do not start, and for checkpoints that cannot be read, written or
+    uploaded.
     """
     from boxmed_ray.actors.pool_items import PoolError
     from boxmed_ray.actors.weight_backend import BackendError
     from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
-    from boxmed_ray.stages.watch import DivergedError
+    from boxmed_ray.stages.watch import DivergedError, DriftError
 
     quiet_environment()
     try:
@@ -63,7 +64,7 @@ def main() -> None:
     except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except (DivergedError, CheckpointError, PoolError) as error:
+    except (DivergedError, DriftError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
