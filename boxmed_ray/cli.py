@@ -49,13 +49,14 @@ def main() -> None:
     """Entry point of the console script.
 
     One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
-    diverged, for workers that do not start, and for checkpoints that cannot be read, written or uploaded.
+    diverged or rang an alarm, for workers that do not start, and for checkpoints that cannot be read, written or
+    uploaded.
     """
     from boxmed_ray.actors.pool_items import PoolError
     from boxmed_ray.actors.weight_backend import BackendError
     from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
-    from boxmed_ray.stages.watch import DivergedError
+    from boxmed_ray.stages.watch import DivergedError, DriftError
 
     quiet_environment()
     try:
@@ -63,7 +64,7 @@ def main() -> None:
     except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except (DivergedError, CheckpointError, PoolError) as error:
+    except (DivergedError, DriftError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -192,6 +193,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A further adapter, asked for by that name.")
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="Engines; more than MIN under load.")] = "1",
+    waiting: Annotated[int, typer.Option(min=1, help="Requests under way in each engine; more get 503.")] = 32,
     feedback: Annotated[Path | None, typer.Option(help="Folder that keeps readers' verdicts.")] = None,
     feedback_images: Annotated[
         bool, typer.Option("--feedback-images", help="Keep the pixels beside them, for `boxmed data from-feedback`.")
@@ -206,8 +208,8 @@ def serve(
     from boxmed_ray.commands.serve import start
 
     start(
-        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, feedback,
-        feedback_images, origin or [],
+        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, waiting,
+        feedback, feedback_images, origin or [],
     )  # fmt: skip
 
 

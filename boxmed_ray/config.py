@@ -147,12 +147,24 @@ class MCLConfig(SupervisedConfig):
     """Medical concept learning."""
 
     train: TrainableConfig = TrainableConfig()
-    grounding_share: Share = Field(0.8, description="Share of examples that ask for boxes; the rest ask for chains.")
+    report_share: Share = Field(0.0, description="Share of examples that ask for plain reports.")
+    joint_share: Share = Field(0.0, description="Share of examples that ask for reports with boxes.")
+    grounding_share: Share = Field(
+        0.8, description="Share of the other examples that ask for boxes; the rest ask for chains."
+    )
     noisy_box_share: Share = Field(1.0, description="Share of boxes drawn as a second reader would draw them.")
     box_jitter: float = Field(0.15, ge=0, le=1, description="Spread of a noisy box's sides, relative to side length.")
     box_margin: float = Field(
         0.0, ge=0, le=0.3, description="How far outward a noisy box's sides lie, relative likewise."
     )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MCLConfig:
+        if self.report_share + self.joint_share > 1:
+            raise ValueError(
+                f"report_share {self.report_share:g} and joint_share {self.joint_share:g} are more than 1 together"
+            )
+        return self
 
 
 class AdapterConfig(SupervisedConfig, LoraFields):
@@ -165,8 +177,42 @@ class AdapterConfig(SupervisedConfig, LoraFields):
         return TrainableConfig(language_model=False, projector=False, vision_tower=False, lora=lora)
 
 
+class WatchConfig(Part):
+    """What is measured beside the reward during SVR, and when that raises an alarm (docs/rewards.md)."""
+
+    every: int = Field(5, ge=0, description="Updates between measurements; 0 measures nothing.")
+    responses: int = Field(64, ge=2, description="Responses of a task that are measured, of as many prompts as can be.")
+    scorers: tuple[str, ...] | None = Field(
+        None, description="Rewards that measure; null for all that need nothing that is not loaded for the rewards."
+    )
+    window: int = Field(3, ge=1, description="Measurements over which the rules take the mean.")
+    drift: float = Field(
+        0.25, gt=0, description="Standard deviations of the starting model that the reward rises and other scores fall."
+    )
+    length_band: tuple[float, float] = Field(
+        (0.6, 1.6), description="Mean length of a response, relative to the starting model's, that raises no alarm."
+    )
+    on_alarm: Literal["warn", "stop"] = Field(
+        "warn", description="Go on, or stop the run with a checkpoint; --resume goes on in spite of it."
+    )
+
+    @model_validator(mode="after")
+    def _band_holds_the_start(self) -> WatchConfig:
+        low, high = self.length_band
+        if not 0 <= low < 1 < high:
+            raise ValueError(f"length_band {low:g}, {high:g} must hold 1, the starting model: [0.6, 1.6] for instance")
+        return self
+
+
+TaskName = Literal["grounding", "report", "joint"]
+
+
+def _grounding_alone() -> dict[TaskName, float]:
+    return {"grounding": 1.0}
+
+
 class SVRConfig(Part):
-    """Spatially verifiable reinforcement: GRPO on grounding prompts."""
+    """Reinforcement by GRPO: spatially verifiable on grounding prompts, and on reports with and without boxes."""
 
     train: TrainableConfig = TrainableConfig()
     steps: int = Field(60, ge=1, description="Learner updates.")
@@ -174,8 +220,12 @@ class SVRConfig(Part):
     group_size: int = Field(8, ge=2, description="N, responses sampled per prompt.")
     temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
     max_new_tokens: int = Field(64, ge=8, description="Cap of a response.")
+    tasks: dict[TaskName, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=_grounding_alone,
+        description="What prompts ask for, and how often relative to each other: boxes, a report, a report with boxes.",
+    )
     none_share: Share = Field(
-        0.05, description="Share of prompts about a denied finding, for which the answer is none."
+        0.05, description="Share of grounding prompts about a denied finding, for which the answer is none."
     )
     lr: float = Field(1.5e-4, gt=0, description="Peak learning rate (AdamW).")
     warmup_steps: int = Field(5, ge=0, description="Linear warm-up.")
@@ -226,8 +276,13 @@ class SVRConfig(Part):
         4096, ge=1, description="Tokens per forward and backward of a learner rank: prompts with image once, responses."
     )
     rewards: dict[str, float] = Field(
-        default_factory=lambda: {"iou": 1.0, "format": 1.0}, description="Reward names and their weights."
+        default_factory=lambda: {"iou": 1.0, "format": 1.0},
+        description="Reward names and their weights, for every task that task_rewards does not name.",
     )
+    task_rewards: dict[TaskName, dict[str, float]] = Field(
+        default_factory=dict, description="Task → reward names and their weights, in the place of rewards."
+    )
+    watch: WatchConfig = WatchConfig()
     shared_prompt: Literal["auto", "prefix_cache", "packed_row", "replicated"] = Field(
         "auto", description="How the learner computes a group (docs/training.md)."
     )
@@ -253,6 +308,29 @@ class SVRConfig(Part):
     def draws(self) -> int:
         """Prompts drawn for one update at most."""
         return self.prompts_per_step * (self.max_draws if self.dynamic_sampling else 1)
+
+    @property
+    def shares(self) -> dict[TaskName, float]:
+        """Task → share of prompts, of the tasks that are asked."""
+        total = sum(self.tasks.values())
+        return {task: weight / total for task, weight in self.tasks.items() if weight}
+
+    @property
+    def routes(self) -> dict[TaskName, dict[str, float]]:
+        """Task → rewards and their weights, of the tasks that are asked."""
+        return {task: self.task_rewards.get(task, self.rewards) for task in self.shares}
+
+    @model_validator(mode="after")
+    def _asks_what_it_rewards(self) -> SVRConfig:
+        if not sum(self.tasks.values()):
+            raise ValueError("tasks names none that is asked; set svr.tasks={grounding: 1.0}, report or joint")
+        unasked = [task for task in self.task_rewards if task not in self.shares]
+        if unasked:
+            raise ValueError(
+                f"task_rewards has rewards for {' and '.join(unasked)}, which svr.tasks does not ask for; "
+                f"set svr.tasks={{{unasked[0]}: 1.0}}, with the other tasks that are wanted, or leave them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _choices_agree(self) -> SVRConfig:
@@ -402,6 +480,17 @@ class RunConfig(Part):
     scorers: ScorersConfig = ScorersConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _tiny_was_taught(self) -> RunConfig:
+        taught: dict[TaskName, float] = {"report": self.mcl.report_share, "joint": self.mcl.joint_share}
+        for task, share in taught.items():
+            if self.model.name_or_path == "tiny" and task in self.svr.shares and not share:
+                raise ValueError(
+                    f"svr.tasks asks for {task}, which a tiny model has never seen: mcl.{task}_share is 0; "
+                    f"set mcl.{task}_share=0.5"
+                )
+        return self
 
     @property
     def folder(self) -> Path:

@@ -22,8 +22,10 @@ import yaml
 from boxmed_ray.actors.pool import Pool
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.concept_map import load_concepts
-from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
+from boxmed_ray.data.examples import Example, corpus, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.mixture import svr_prompts
+from boxmed_ray.evaluate.report_page import write_stopped
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
@@ -39,11 +41,12 @@ from boxmed_ray.stages.evaluation import (
     save_reports,
 )
 from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.routes import check_rewards
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
+from boxmed_ray.stages.watch import DriftError
 from boxmed_ray.tracking import MetricsWriter, Progress
-from rewards.registry import check
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -56,17 +59,10 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
-    _check_rewards(config)
+    check_rewards(config)
     with mirrored(config, resume=resume):
         _make_folder(config, resume)
         Run(config).go()
-
-
-def _check_rewards(config: RunConfig) -> None:
-    try:
-        check(config.svr.rewards, config.scorers.paths)
-    except ValueError as error:
-        raise ConfigError(f"svr.rewards: {error}") from error
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
@@ -170,7 +166,9 @@ class Run:
 
         config, folder, train = self.config, self.stage("init") / "model", dataset.split("train")
         steps = config.model.warmup_steps
-        words = corpus(train, config.data.coordinates, config.data.image_size, load_concepts(config.data.concept_table))
+        data, table = config.data, load_concepts(config.data.concept_table)
+        joint = config.mcl.joint_share > 0
+        words = corpus(train, data.coordinates, data.image_size, joint=joint, table=table)
         with self._writer() as writer, Progress("init", steps) as progress, self.timed("init"):
 
             def show(step: int, loss: float) -> None:
@@ -265,17 +263,15 @@ class Run:
 
     def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
-        examples = ground_prompts(
-            dataset.split("train"),
-            config.svr.steps * config.svr.draws,
-            none_share=config.svr.none_share,
-            seed=config.seed,
-            coordinates=config.data.coordinates,
-            side=config.data.image_size,
-        )
+        count = config.svr.steps * config.svr.draws
+        examples = svr_prompts(dataset.split("train"), count, svr=config.svr, data=config.data, seed=config.seed)
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
-            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+            try:
+                run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+            except DriftError as error:
+                write_stopped(self.folder, str(error), self.folder / METRICS)
+                raise
 
     def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:
         if self._asked(name):

@@ -52,7 +52,7 @@ def test_the_table_of_concepts_is_on_record_and_a_bad_one_refused(
     load("manifest", tmp_path / "set", concept_table=table)
     assert read_origin(tmp_path / "cache" / "manifest.jsonl")["concept_table"] == "mine-7"
     table.write_text('version = "mine-8"\nextends = "shipped"\n[finding.a]\nregion = "toe"\n')
-    with pytest.raises(DataError, match="mine.toml:4: finding.a.region: 'toe' is unknown"):
+    with pytest.raises(DataError, match=r"mine\.toml:4: finding\.a\.region: 'toe' is unknown"):
         load("manifest", tmp_path / "set", concept_table=table)
 
 
