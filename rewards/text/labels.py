@@ -34,7 +34,7 @@ class Mention:
 
     finding: str
     status: Status
-    start: int = 0
+    start: int
     """Token of the text at which the phrase begins that made it a mention (see ``find_phrases``)."""
 
 
