@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Literal
 
 from boxmed_ray.data.images import decode_image, read_bytes
@@ -103,7 +104,7 @@ def _boxes(study: Study, finding: Finding) -> Iterator[Problem]:
 
 
 def _sides(study: Study, finding: Finding) -> Iterator[Problem]:
-    """Side in the words against side of the region, and of the boxes in a frontal view (patient's right on the left)."""
+    """The side in the words against that of the region, and that of the boxes in a frontal view."""
     sides = {side.lower() for side in _SIDE.findall(finding.phrase)}
     if len(sides) != 1 or _BOTH.search(finding.phrase):
         return
@@ -189,16 +190,21 @@ def _split_patients(seen: Iterable[_Seen]) -> Iterator[Problem]:
 
 def _same_pictures(seen: list[_Seen]) -> Iterator[Problem]:
     """One picture twice. In two data sets on the same images, that is no news unless the splits differ."""
-    for earlier, later in close_pairs([study.hash for study in seen]):
-        first, study = seen[earlier], seen[later]
-        if first.split == study.split and first.source != study.source and first.patient == study.patient:
-            continue
-        apart = first.split != study.split
-        what = (
-            f"shows the picture of study {first.id!r} ({first.source}, split {first.split!r}) in split {study.split!r}"
-        )
-        remedy = "keep the one of the held-out split" if apart else "keep one, unless both are meant"
-        yield Problem("error" if apart else "warning", "duplicate-image", study.id, what, remedy)
+    pairs = close_pairs([study.hash for study in seen])
+    for later, group in groupby(pairs, key=lambda pair: pair[1]):
+        study = seen[later]
+        others = [seen[earlier] for earlier, _ in group]
+        apart = [first for first in others if first.split != study.split]
+        # A line for each study, however often its picture is there.
+        for first in [*apart, *(first for first in others if not _same_study(first, study))][:1]:
+            where = f"({first.source}, split {first.split!r}) in split {study.split!r}"
+            what = f"shows the picture of study {first.id!r} {where}"
+            remedy = "keep the one of the held-out split" if apart else "keep one, unless both are meant"
+            yield Problem("error" if apart else "warning", "duplicate-image", study.id, what, remedy)
+
+
+def _same_study(first: _Seen, second: _Seen) -> bool:
+    return first.source != second.source and first.patient == second.patient
 
 
 def _missing_reports(seen: Iterable[_Seen]) -> Iterator[Problem]:

@@ -18,8 +18,8 @@ _SIDE: Final = 64
 _KEPT: Final = 16
 _WORDS: Final = _KEPT**2 // 64
 MAX_DISTANCE: Final = 12
-"""Bits of 256 in which two hashes of one picture may differ. Copies at a quarter of the size, as JPEG of quality 60, differ
-in 7 or fewer 9 times of 10; of 679 published radiographs no two differ in fewer than 57."""
+"""Bits of 256 in which two hashes of one picture may differ. Copies at a quarter of the size, as JPEG of quality 60,
+differ in at most 7 nine times of ten; of 679 published radiographs no two differ in fewer than 57."""
 
 
 def perceptual_hash(image: Image.Image) -> str:

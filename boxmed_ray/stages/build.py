@@ -20,7 +20,6 @@ from boxmed_ray.data.shards import (
     MANIFEST,
     SKIPPED,
     WORK,
-    Plan,
     Shard,
     Size,
     build_shard,
