@@ -235,14 +235,14 @@ class Run:
             coordinates=config.data.coordinates,
             side=config.data.image_size,
         )
-        self._supervised("mcl", examples, self.backbone())
+        self._supervised("mcl", examples, self.backbone(), dataset.images.cache)
 
     def _adapter(self, dataset: Dataset) -> None:
         count = self.config.adapter.steps * self.config.adapter.batch_size
         examples = report_examples(dataset.split("train"), count, seed=self.config.seed)
-        self._supervised("adapter", examples, self.backbone())
+        self._supervised("adapter", examples, self.backbone(), dataset.images.cache)
 
-    def _supervised(self, kind: Kind, examples: Sequence[Example], model: Path) -> None:
+    def _supervised(self, kind: Kind, examples: Sequence[Example], model: Path, cache: Path | None) -> None:
         steps = self.config.mcl.steps if kind == "mcl" else self.config.adapter.steps
         out = self.stage(kind)
         resume = (out / "checkpoints").is_dir()
@@ -259,7 +259,7 @@ class Run:
                 writer.write(kind, step, {k: v for k, v in values.items() if k not in {"step", "steps"}})
                 progress.update(step, values)
 
-            facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
+            facts.update(train_supervised(kind, self.config, model, examples, out, show, resume, cache))
 
     def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
@@ -273,7 +273,8 @@ class Run:
         )
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
-            run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+            out, metrics, cache = self.stage("svr"), self.folder / METRICS, dataset.images.cache
+            run_svr(config, self.backbone(), out, prompts, pool, metrics, self.events, cache)
 
     def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:
         if self._asked(name):
