@@ -102,9 +102,9 @@ def _streamed(shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
     if not shards:
         return
     with ray_session(num_cpus=workers):
-        import ray
+        import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # after the import, which sets it
         # A shard a block: the blocks are names, and what they stand for goes from file to file in a worker.
         names = [{"number": shard.number, "digest": shard.digest} for shard in shards]
         rows = ray.data.from_items(names, override_num_blocks=len(names))
