@@ -46,7 +46,7 @@ class Stats:
     """The tables, and the splits that have studies."""
 
     tables: list[Table]
-    splits: list[str]
+    splits: Sequence[str]
 
 
 def count_studies(studies: Iterable[Study]) -> Stats:
@@ -58,8 +58,8 @@ def count_studies(studies: Iterable[Study]) -> Stats:
     )
     boxes, areas, words = Table("boxes", "boxes of a study"), Table("areas", "box, % of image"), Table("words", "words")
     patients: dict[str, set[tuple[str, str]]] = {}
-    for name in ("studies", "patients", "reports", "findings", "boxes"):
-        totals.counts[name] = Counter()
+    for row in ("studies", "patients", "reports", "findings", "boxes"):
+        totals.counts[row] = Counter()
     for study in studies:
         split = study.split
         patients.setdefault(split, set()).add((study.source, study.patient_id))
@@ -81,14 +81,14 @@ def count_studies(studies: Iterable[Study]) -> Stats:
         count = sum(len(finding.boxes) for finding in study.findings)
         totals.add("boxes", split, count)
         boxes.add(str(count), split)
-    for split, names in patients.items():
-        totals.add("patients", split, len(names))
+    for name, members in patients.items():
+        totals.add("patients", name, len(members))
     for table in (diseases, regions, sources, views):
         table.counts = dict(sorted(table.counts.items(), key=lambda item: (-item[1].total(), item[0])))
     for table in (boxes, areas, words):
         table.counts = dict(sorted(table.counts.items(), key=lambda item: _first_number(item[0])))
-    present = [split for split in SPLITS if split in patients]
-    return Stats([totals, sources, views, diseases, regions, boxes, areas, words], present)
+    tables = [totals, sources, views, diseases, regions, boxes, areas, words]
+    return Stats(tables, [name for name in SPLITS if name in patients])
 
 
 def write_stats(stats: Stats, folder: Path, plots: str) -> list[Path]:

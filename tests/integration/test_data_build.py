@@ -40,6 +40,10 @@ def run(source: Path, target: Path) -> None:
 PROGRAM = "from pathlib import Path; from tests.integration.test_data_build import run; run(Path({!r}), Path({!r}))"
 
 
+def ids(source: Path) -> list[str]:
+    return [item.study.id for item in read_manifest(source / "manifest.jsonl") if isinstance(item, Located)]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -77,7 +81,7 @@ def test_killed_in_the_middle_it_goes_on_and_leaves_the_same_bytes(source: Path,
     assert told[-1] == (STUDIES, STUDIES)
     assert contents(target) == contents(whole)
     read = [item.study for item in read_manifest(target / "manifest.parquet") if isinstance(item, Located)]
-    assert [study.id for study in read] == [_.study.id for _ in read_manifest(source / "manifest.jsonl")]  # type: ignore[union-attr]
+    assert [study.id for study in read] == ids(source)
     assert all(isinstance(study, Study) and study.image.is_file() for study in read)
 
 
@@ -96,7 +100,7 @@ def test_a_target_that_is_a_file_or_below_one_is_refused(source: Path, tmp_path:
 
 
 def test_a_full_disk_is_one_message(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("boxmed_ray.data.shards.Path.write_text", full)
