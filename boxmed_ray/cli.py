@@ -172,6 +172,71 @@ def data_from_feedback(
     from_feedback(folder, to)
 
 
+SourceName = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A manifest or its folder, or KIND=PATH as published (nih=DIR).")
+]
+SourceNames = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Manifests or their folders, or KIND=PATH as published.")
+]
+
+
+@data_app.command("build")
+def data_build(
+    source: SourceName,
+    to: Annotated[Path, typer.Option(help="Folder that gets images and manifest.parquet; a killed build goes on.")],
+    scale: Annotated[float, typer.Option(min=0.01, max=1.0, help="Of height and width; the paper's is .25.")] = 0.25,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="A budget for an image instead of --scale.")] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of patients held out, where there are no splits.")
+    ] = 0.2,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave out what cannot be read.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="At once. Default: one each CPU.")] = None,
+) -> None:
+    """Make smaller images, hashes and a Parquet manifest of a data set, for data.kind=manifest."""
+    from boxmed_ray.commands.data_build import build as run
+
+    run(source, to, scale, max_pixels, test_share, skip_corrupt=skip_corrupt, workers=workers)
+
+
+@data_app.command("check")
+def data_check(
+    sources: SourceNames,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Look for leaks between splits, one image twice, wrong sides, boxes, labels and reports. Exits 1 on errors."""
+    from boxmed_ray.commands.data_build import check as run
+
+    raise typer.Exit(run(sources, as_json=json))
+
+
+@data_app.command("show")
+def data_show(
+    source: SourceName,
+    to: Annotated[Path, typer.Option(help="A .png for a contact sheet, a .html for a page that needs no other file.")],
+    count: Annotated[int, typer.Option(min=1, max=500, help="Studies shown.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of which are shown.")] = 0,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    disease: Annotated[str | None, typer.Option(help="Only studies with a finding of it.")] = None,
+    study: Annotated[list[str] | None, typer.Option("--study", metavar="ID", help="These, whatever else.")] = None,
+) -> None:
+    """Draw studies with their boxes and words."""
+    from boxmed_ray.commands.data_build import show as run
+
+    run(source, to, count, seed, split=split, disease=disease, ids=study or [])
+
+
+@data_app.command("stats")
+def data_stats(
+    sources: SourceNames,
+    to: Annotated[Path, typer.Option(help="Folder that gets the tables as CSV and the plots.")],
+    plots: Annotated[str, typer.Option(help="png or svg.")] = "png",
+) -> None:
+    """Count studies, findings, boxes and words, by split."""
+    from boxmed_ray.commands.data_build import stats as run
+
+    run(sources, to, plots)
+
+
 @app.command()
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],

@@ -232,14 +232,14 @@ class Run:
             coordinates=config.data.coordinates,
             side=config.data.image_size,
         )
-        self._supervised("mcl", examples, self.backbone())
+        self._supervised("mcl", examples, self.backbone(), dataset.images.cache)
 
     def _adapter(self, dataset: Dataset) -> None:
         count = self.config.adapter.steps * self.config.adapter.batch_size
         examples = report_examples(dataset.split("train"), count, seed=self.config.seed)
-        self._supervised("adapter", examples, self.backbone())
+        self._supervised("adapter", examples, self.backbone(), dataset.images.cache)
 
-    def _supervised(self, kind: Kind, examples: Sequence[Example], model: Path) -> None:
+    def _supervised(self, kind: Kind, examples: Sequence[Example], model: Path, cache: Path | None) -> None:
         steps = self.config.mcl.steps if kind == "mcl" else self.config.adapter.steps
         out = self.stage(kind)
         resume = (out / "checkpoints").is_dir()
@@ -256,7 +256,7 @@ class Run:
                 writer.write(kind, step, {k: v for k, v in values.items() if k not in {"step", "steps"}})
                 progress.update(step, values)
 
-            facts.update(train_supervised(kind, self.config, model, examples, out, show, resume))
+            facts.update(train_supervised(kind, self.config, model, examples, out, show, resume, cache))
 
     def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
@@ -264,10 +264,11 @@ class Run:
         examples = svr_prompts(dataset.split("train"), count, svr=config.svr, data=config.data, seed=config.seed)
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
+            out, metrics, cache = self.stage("svr"), self.folder / METRICS, dataset.images.cache
             try:
-                run_svr(config, self.backbone(), self.stage("svr"), prompts, pool, self.folder / METRICS, self.events)
+                run_svr(config, self.backbone(), out, prompts, pool, metrics, self.events, cache)
             except DriftError as error:
-                write_stopped(self.folder, str(error), self.folder / METRICS)
+                write_stopped(self.folder, str(error), metrics)
                 raise
 
     def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:

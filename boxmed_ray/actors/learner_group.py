@@ -47,10 +47,11 @@ class LearnerGroup:
     Args:
         config: of the run; ``resources`` says how many ranks and what each has.
         model_folder: the policy to start from, and the frozen reference; readable by every rank.
+        image_cache: folder of resized images (data/images.py), or None.
     """
 
-    def __init__(self, config: RunConfig, model_folder: Path) -> None:
-        self._config, self._folder = config, model_folder.resolve()
+    def __init__(self, config: RunConfig, model_folder: Path, image_cache: Path | None = None) -> None:
+        self._config, self._folder, self._image_cache = config, model_folder.resolve(), image_cache
         self._ranks: list[Any] = []
         self._connecting: list[Any] = []
         self._placement: Any = None
@@ -71,7 +72,7 @@ class LearnerGroup:
                 num_gpus=resources.gpus_per_learner,
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
-            ).remote(self._config, self._folder, rank, resources.learner_ranks)
+            ).remote(self._config, self._folder, rank, resources.learner_ranks, self._image_cache)
             for rank in range(resources.learner_ranks)
         ]
         address = self._ranks[0].address.remote()
