@@ -313,6 +313,44 @@ def export(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run (its newest model), or a model folder.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="PEFT folder that writes the reports. Default: of a run, its own.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. data.root=DIR.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Data and sizes for a model that lies in no run: a recipe or a YAML file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: evaluations/NAME.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Measure a model on the held-out split: grounding and reports, beside baselines, each figure defined.
+
+    Writes evaluation.json, grounding.csv and reports.csv; scorers that are not there are listed with the remedy.
+    """
+    from boxmed_ray.commands.evaluate import evaluate as run
+
+    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder that `boxmed evaluate` wrote: of the model held to be better.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the other, measured on the same samples.")],
+    out: Annotated[Path | None, typer.Option(help="Folder that gets comparison.html and comparison.csv.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+) -> None:
+    """Is the first model better? Paired one-tailed Wilcoxon tests with Holm's correction, and bootstrap intervals."""
+    from boxmed_ray.commands.evaluate import compare as run
+
+    run(first, second, out, resamples)
+
+
+@app.command()
 def submit(
     address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,

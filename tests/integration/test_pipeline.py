@@ -11,6 +11,7 @@ import psutil
 import pytest
 import yaml
 
+from boxmed_ray.evaluate.evaluation import read_evaluation
 from boxmed_ray.evaluate.summary import read_summary
 from boxmed_ray.tracking import read_metrics
 
@@ -88,3 +89,23 @@ def test_a_run_name_that_exists_is_refused_before_anything_starts(finished: Path
     assert "exists" in done.stderr
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_and_its_figures_are_those_of_its_summary(finished: Path) -> None:
+    out = finished.parent / "measured"
+    command = [sys.executable, "-m", "boxmed_ray.cli", "evaluate", str(finished), "--out", str(out)]
+    done = subprocess.run([*command, "--resamples", "100"], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    evaluation, samples = read_evaluation(out)
+    summary = read_summary(finished)
+    assert summary.grounding.svr is not None
+    assert summary.report is not None
+    assert evaluation.data_hash == summary.data.hash
+    assert evaluation.grounding["mean_iou"].value == pytest.approx(summary.grounding.svr.mean_iou, abs=1e-6)
+    assert evaluation.reports["bleu_4"].value == pytest.approx(summary.report.bleu_4, abs=1e-6)
+    constant = evaluation.grounding["mean_iou"].baselines["constant_box"]
+    assert constant == pytest.approx(summary.grounding.constant_box.mean_iou, abs=1e-6)
+    assert len(samples.reports) == summary.report.n
+    assert "radgraph" in evaluation.missing or "radgraph" in evaluation.reports
+    assert "sacrebleu" in evaluation.reports["bleu_4"].variant
