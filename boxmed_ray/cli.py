@@ -130,6 +130,23 @@ def data(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Lay the run out on so many GPUs. Default: as the recipe places it.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+) -> None:
+    """Say where a run's parts go on GPUs and how full each gets. Exits 2 if it cannot fit, with what would.
+
+    Nothing is loaded or started: parameters are counted on the backbone's real architecture, memory is arithmetic.
+    """
+    from boxmed_ray.commands.plan import plan as run
+
+    raise typer.Exit(run(recipe, overrides or [], gpus))
+
+
+@app.command()
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",

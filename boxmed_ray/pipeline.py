@@ -23,6 +23,7 @@ from boxmed_ray.actors.pool import Pool
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.epochs import with_steps
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
@@ -99,6 +100,7 @@ class Run:
     def go(self) -> None:
         """All stages that are not done yet."""
         dataset = self._data()
+        self.config = with_steps(self.config, dataset.split("train"))
         self._init_model(dataset)
         if not self._asked("mcl", "svr", "adapter_off"):
             with ray_session(num_cpus=self._cpus()):
