@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from boxmed_ray.actors.pool import Pool
+from boxmed_ray.actors.shared_gpus import shared_gpus
 from boxmed_ray.config import ConfigError, RunConfig
 from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
@@ -27,6 +28,7 @@ from boxmed_ray.epochs import with_steps
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
+from boxmed_ray.model.hub import local_folder
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -38,7 +40,7 @@ from boxmed_ray.stages.evaluation import (
     save_records,
     save_reports,
 )
-from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.rollouts import CPUS_PER_THREAD, rollout_pool
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
@@ -208,13 +210,15 @@ class Run:
     @contextmanager
     def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[Pool]:
         """Rollout workers on the newest backbone, for the duration of the block."""
-        pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
-        pool.launch()
-        try:
-            pool.wait_ready()
-            yield pool
-        finally:
-            pool.shutdown()
+        resources = self.config.resources
+        with shared_gpus(resources, CPUS_PER_THREAD * resources.threads):
+            pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
+            pool.launch()
+            try:
+                pool.wait_ready()
+                yield pool
+            finally:
+                pool.shutdown()
 
     def _asked(self, *names: str) -> bool:
         return all(self.records_path(name).exists() for name in names)
@@ -225,7 +229,7 @@ class Run:
         for stage in ("svr", "mcl"):
             if self.done(stage):
                 return self.stage(stage) / "model"
-        return self.stage("init") / "model" if name == "tiny" else Path(name)
+        return self.stage("init") / "model" if name == "tiny" else local_folder(name)
 
     def _mcl(self, dataset: Dataset) -> None:
         config = self.config

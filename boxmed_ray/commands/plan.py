@@ -26,18 +26,14 @@ def plan(recipe: str, overrides: Sequence[str], gpus: int | None) -> int:
             f"recipe {recipe} runs on CPUs, where nothing is to be planned; --gpus N lays it out on N GPUs"
         )
     stated, trained = stated_plan(config, gpus)
-    if gpus is None:
-        print_plan(stated, sys.stdout)
-        found = Found(stated, {}) if stated.fits else None
-    else:
-        found = lay_out(stated, trained, gpus)
-        print_plan(stated if found is None else found.plan, sys.stdout)
-        if found is not None and found.changes:
-            print(f"\nto run it so:\n  {found.options}")
-    if found is not None:
-        return 0
-    print(refusal(stated, trained), file=sys.stderr)
-    return 2
+    found = Found(stated, {}) if gpus is None else lay_out(stated, trained, gpus)
+    print_plan(found.plan, sys.stdout)
+    if not found.plan.fits:
+        print(refusal(found.plan, stated, trained), file=sys.stderr)
+        return 2
+    if found.changes:
+        print(f"\nto run it so:\n  {found.options}")
+    return 0
 
 
 def stated_plan(config: RunConfig, gpus: int | None = None) -> tuple[Plan, Trained]:
@@ -61,13 +57,14 @@ def refuse_what_cannot_fit(config: RunConfig) -> None:
     stated, trained = stated_plan(config)
     print_plan(stated, sys.stderr)
     if not stated.fits:
-        raise ConfigError(refusal(stated, trained))
+        raise ConfigError(refusal(stated, stated, trained))
 
 
-def refusal(stated: Plan, trained: Trained) -> str:
-    """What does not fit and what would."""
-    lines = [f"does not fit on {stated.gpus} GPUs of {stated.config.resources.gpu_memory_gb:g} GB:"]
-    lines += [f"  {problem}" for problem in stated.problems]
+def refusal(refused: Plan, stated: Plan, trained: Trained) -> str:
+    """What does not fit, and what of the run as ``stated`` would."""
+    gpus = "1 GPU" if refused.gpus == 1 else f"{refused.gpus} GPUs"
+    lines = [f"{refused.config.name} does not fit on {gpus} of {refused.config.resources.gpu_memory_gb:g} GB:"]
+    lines += [f"  {problem}" for problem in refused.problems]
     lines.append("what would:")
     lines += [f"  {way}" for way in _ways(stated, trained)] or ["  nothing up to 64 GPUs; use a smaller backbone"]
     return "\n".join(lines)
@@ -75,12 +72,12 @@ def refusal(stated: Plan, trained: Trained) -> str:
 
 def _ways(stated: Plan, trained: Trained) -> list[str]:
     ways = []
-    if (found := lay_out(stated, trained, stated.gpus)) is not None:
-        ways.append(f"the same run on {stated.gpus} GPUs, otherwise placed: {found.options}")
-    elif (found := with_lora(stated, trained, stated.gpus)) is not None:
-        ways.append(f"LoRA on the language model, on {stated.gpus} GPUs: {found.options}")
-    if (found := fewest(stated, trained, stated.gpus)) is not None:
-        ways.append(f"all parameters on {found.plan.gpus} GPUs: {found.options}")
+    if (same := lay_out(stated, trained, stated.gpus)).plan.fits:
+        ways.append(f"the same run on {stated.gpus} GPUs, otherwise placed: {same.options}")
+    elif (lora := with_lora(stated, trained, stated.gpus)) is not None:
+        ways.append(f"LoRA on the language model in the place of all parameters: {lora.options}")
+    if (more := fewest(stated, trained, stated.gpus)) is not None:
+        ways.append(f"the same run on {more.plan.gpus} GPUs: {more.options}")
     return ways
 
 
@@ -100,15 +97,15 @@ def print_plan(plan: Plan, out: TextIO) -> None:
         f"  placement  learner and rollouts {where}; supervised stages on {resources.train_workers} workers",
     ]
     for use in plan.uses:
-        lines += ["", *_use(use, limit)]
+        lines += ["", *_use(use)]
     lines += ["", *plan.notes]
     print("\n".join(lines), file=out)
 
 
-def _use(use: Use, limit: int) -> list[str]:
+def _use(use: Use) -> list[str]:
     width = max(len(item.name) for item in use.items)
-    verdict = "fits" if use.size <= limit else f"{(use.size - limit) / GB:.1f} GB TOO MUCH"
+    verdict = "fits" if use.size <= use.limit else f"{(use.size - use.limit) / GB:.1f} GB TOO MUCH"
     return [
-        f"{use.name}, on each of {use.gpus} GPUs: {use.size / GB:.1f} GB of {limit / GB:.1f}, {verdict}",
+        f"{use.name}, on each of {use.gpus} GPUs: {use.size / GB:.1f} GB of {use.limit / GB:.1f}, {verdict}",
         *(f"  {item.name:<{width}} {item.size / GB:6.2f} GB  {item.formula}" for item in use.items),
     ]

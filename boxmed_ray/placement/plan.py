@@ -28,11 +28,19 @@ Trained = Callable[[TrainableConfig], int]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What lies on each of ``gpus`` GPUs in a stage."""
+    """What lies on each of ``gpus`` GPUs in a stage.
+
+    Attributes:
+        name: of the role.
+        gpus: that it takes, or parts of GPUs.
+        items: what it holds on each.
+        limit: bytes that it may take of each.
+    """
 
     name: str
     gpus: int
     items: tuple[Item, ...]
+    limit: int
 
     @property
     def size(self) -> int:
@@ -83,7 +91,7 @@ def plan(config: RunConfig, model: Architecture, trained: Trained, gpus: int | N
     there = round(config.resources.gpus) if gpus is None else gpus
     uses = tuple(_uses(config, model, trained))
     problems = [*_counting(config, there), *_lengths(config, model)]
-    problems += [_too_much(use, usable_bytes(config)) for use in uses if use.size > usable_bytes(config)]
+    problems += [_too_much(use) for use in uses if use.size > use.limit]
     return Plan(config, model, there, uses, tuple(problems), tuple(_notes(config, model)))
 
 
@@ -93,12 +101,13 @@ def prompt_tokens(config: RunConfig, model: Architecture) -> int:
 
 
 def _uses(config: RunConfig, model: Architecture, trained: Trained) -> Iterator[Use]:
-    resources, svr = config.resources, config.svr
+    resources, svr, whole = config.resources, config.svr, usable_bytes(config)
+    learners, rollouts = (int(whole * min(1.0, s)) for s in (resources.gpus_per_learner, resources.gpus_per_rollout))
     stages: Mapping[str, MCLConfig | AdapterConfig] = {"MCL": config.mcl, "adapter": config.adapter}
     if resources.gpus_per_learner:
         for name, stage in stages.items():
             load = _supervised(config, model, trained(stage.train), stage)
-            yield Use(f"{name} train worker", resources.train_workers, tuple(memory.learner(model, load)))
+            yield Use(f"{name} train worker", resources.train_workers, tuple(memory.learner(model, load)), learners)
     weight_bytes = _weight_bytes(config)
     rollout = memory.engine(
         model,
@@ -111,13 +120,13 @@ def _uses(config: RunConfig, model: Architecture, trained: Trained) -> Iterator[
     learner = memory.learner(model, _reinforced(config, model, trained(svr.train)))
     if resources.colocated:
         both = [*_renamed("learner", learner), *_renamed("rollout", rollout)]
-        yield Use("SVR learner rank and rollout worker", resources.learner_ranks, tuple(both))
+        yield Use("SVR learner rank and rollout worker", resources.learner_ranks, tuple(both), whole)
         return
     if resources.gpus_per_learner:
-        yield Use("SVR learner rank", resources.learner_ranks, tuple(learner))
+        yield Use("SVR learner rank", resources.learner_ranks, tuple(learner), learners)
     if resources.gpus_per_rollout:
         count = resources.rollout_workers.max * resources.tensor_parallel
-        yield Use("rollout worker", count, tuple(rollout))
+        yield Use("rollout worker", count, tuple(rollout), rollouts)
 
 
 def _renamed(role: str, items: list[Item]) -> list[Item]:
@@ -202,12 +211,12 @@ def _kv_token(config: RunConfig, model: Architecture) -> int:
     return memory.kv_token(model, config.resources.tensor_parallel, _weight_bytes(config))
 
 
-def _too_much(use: Use, limit: int) -> str:
+def _too_much(use: Use) -> str:
     largest = sorted(use.items, key=lambda item: -item.size)[:4]
     told = " + ".join(f"{item.name} {item.size / GB:.1f}" for item in largest)
     return (
-        f"{use.name}: {use.size / GB:.1f} GB a GPU, {(use.size - limit) / GB:.1f} GB more than the {limit / GB:.1f} "
-        f"that can be used ({told} + …)"
+        f"{use.name}: {use.size / GB:.1f} GB a GPU, {(use.size - use.limit) / GB:.1f} GB more than the "
+        f"{use.limit / GB:.1f} that can be used ({told} + …)"
     )
 
 

@@ -50,10 +50,10 @@ def changed(config: RunConfig, changes: Changes) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def lay_out(stated: Plan, trained: Trained, gpus: int) -> Found | None:
-    """The configuration of ``stated`` on all of ``gpus``; what it learns stays as it is. None where nothing fits.
+def lay_out(stated: Plan, trained: Trained, gpus: int) -> Found:
+    """The configuration of ``stated`` on all of ``gpus``; what it learns stays as it is.
 
-    A run is laid out as it says if it asks for just so many GPUs and fits. Else the split between learner and rollouts
+    Where nothing fits (``found.plan.fits`` tells) it is the one that is nearest to fitting. A run is laid out as it says if it asks for just so many GPUs and fits. Else the split between learner and rollouts
     stays as near to its own as can be, and then, in this order, layers are computed again, micro-batches and caches
     are halved, ZeRO 3 is used, the reference waits on the host.
     """
@@ -61,10 +61,13 @@ def lay_out(stated: Plan, trained: Trained, gpus: int) -> Found | None:
     if round(config.resources.gpus) == gpus and stated.fits:
         return Found(stated, {})
     savings = sorted(_savings(config), key=lambda pair: pair[0])
-    able = [pair for pair in _layouts(config, gpus) if _try(stated, trained, gpus, pair[1] | savings[-1][1]).plan.fits]
+    tightest = [(pair, _try(stated, trained, gpus, pair[1] | savings[-1][1])) for pair in _layouts(config, gpus)]
+    able = [pair for pair, found in tightest if found.plan.fits]
+    if not able:
+        return min((found for _, found in tightest), key=lambda found: max(use.size for use in found.plan.uses))
     ordered = sorted(itertools.product(able, savings), key=lambda pair: pair[0][0] + pair[1][0])
     tries = (_try(stated, trained, gpus, layout | saving) for (_, layout), (_, saving) in ordered)
-    return next((found for found in tries if found.plan.fits), None)
+    return next(found for found in tries if found.plan.fits)
 
 
 def _try(stated: Plan, trained: Trained, gpus: int, values: Changes) -> Found:
@@ -76,7 +79,7 @@ def _try(stated: Plan, trained: Trained, gpus: int, values: Changes) -> Found:
 def fewest(stated: Plan, trained: Trained, above: int) -> Found | None:
     """The least usual number of GPUs above ``above`` on which the run fits."""
     counts = (gpus for gpus in _COUNTS if gpus > above)
-    return next((found for gpus in counts if (found := lay_out(stated, trained, gpus)) is not None), None)
+    return next((found for gpus in counts if (found := lay_out(stated, trained, gpus)).plan.fits), None)
 
 
 def with_lora(stated: Plan, trained: Trained, gpus: int) -> Found | None:
@@ -85,7 +88,7 @@ def with_lora(stated: Plan, trained: Trained, gpus: int) -> Found | None:
     changes = {"mcl.train": lora, "svr.train": lora}
     config = changed(stated.config, changes)
     found = lay_out(plan(config, stated.model, trained, gpus), trained, gpus)
-    return None if found is None else Found(found.plan, changes | dict(found.changes))
+    return Found(found.plan, changes | dict(found.changes)) if found.plan.fits else None
 
 
 def _layouts(config: RunConfig, gpus: int) -> Iterator[tuple[float, dict[str, Any]]]:
