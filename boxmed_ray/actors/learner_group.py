@@ -69,13 +69,17 @@ class LearnerGroup:
 
         def place(rank: int) -> dict[str, Any]:
             if resources.colocated:
-                return learner_place(resources, rank)
+                return learner_place(rank)
             strategy = PlacementGroupSchedulingStrategy(self._placement, rank)
-            return {"num_gpus": resources.gpus_per_learner, "scheduling_strategy": strategy}
+            return {
+                "num_cpus": bundle["CPU"],
+                "num_gpus": resources.gpus_per_learner,
+                "scheduling_strategy": strategy,
+            }
 
         actor = ray.remote(LearnerRank)
         self._ranks = [
-            actor.options(num_cpus=bundle["CPU"], max_restarts=0, **place(rank)).remote(self._config, self._folder, rank, resources.learner_ranks)
+            actor.options(max_restarts=0, **place(rank)).remote(self._config, self._folder, rank, resources.learner_ranks)
             for rank in range(resources.learner_ranks)
         ]
         address = self._ranks[0].address.remote()

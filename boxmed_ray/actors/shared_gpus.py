@@ -39,15 +39,20 @@ def shared_gpus(resources: ResourcesConfig, cpus: float) -> Iterator[None]:
         remove_placement_group(group)
 
 
-def rollout_place(resources: ResourcesConfig) -> dict[str, Any]:
-    """Ray's options for the GPUs of a rollout worker."""
+def rollout_place(resources: ResourcesConfig, cpus: float) -> dict[str, Any]:
+    """Ray's options for what a rollout worker occupies."""
     if not resources.colocated:
-        return {"num_gpus": resources.gpus_per_rollout}
-    strategy = PlacementGroupSchedulingStrategy(ray.util.get_placement_group(_NAME))
-    return {"num_gpus": ROLLOUT_SHARE, "scheduling_strategy": strategy}
+        return {"num_cpus": cpus, "num_gpus": resources.gpus_per_rollout}
+    return _in_bundle(ROLLOUT_SHARE, -1)
 
 
-def learner_place(resources: ResourcesConfig, rank: int) -> dict[str, Any]:
-    """Ray's options for the GPU of a learner rank that shares it."""
-    strategy = PlacementGroupSchedulingStrategy(ray.util.get_placement_group(_NAME), rank)
-    return {"num_gpus": LEARNER_SHARE, "scheduling_strategy": strategy}
+def learner_place(rank: int) -> dict[str, Any]:
+    """Ray's options for what a learner rank occupies that shares its GPU."""
+    return _in_bundle(LEARNER_SHARE, rank)
+
+
+def _in_bundle(share: float, index: int) -> dict[str, Any]:
+    # The bundle has the cores. Asked for by an actor that may go into any bundle, Ray takes them from another one than
+    # the GPU, whose learner then waits for ever.
+    strategy = PlacementGroupSchedulingStrategy(ray.util.get_placement_group(_NAME), index)
+    return {"num_cpus": 0, "num_gpus": share, "scheduling_strategy": strategy}

@@ -56,10 +56,9 @@ def rollout_pool(
     # Each group in the engine waits in a thread of the actor.
     groups = max(1, resources.max_sequences // config.svr.group_size)
     actor = rollout_actor().options(
-        num_cpus=CPUS_PER_THREAD * resources.threads,
         max_restarts=0,
         max_concurrency=groups + 1,
-        **rollout_place(resources),
+        **rollout_place(resources, CPUS_PER_THREAD * resources.threads),
     )
 
     def spawn(number: int) -> RayWorker:
