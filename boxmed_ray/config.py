@@ -417,6 +417,16 @@ class ResourcesConfig(Part):
         return self
 
 
+class TrackingConfig(Part):
+    """Where numbers go besides metrics.jsonl (docs/operating.md)."""
+
+    to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        ("tensorboard",), description="By name; services read their address and key from the environment."
+    )
+    experiment: str = Field("boxmed", min_length=1, description="MLflow's experiment, Weights & Biases' project.")
+    prometheus: bool = Field(True, description="Also as Ray metrics ray_boxmed_…, which Prometheus collects.")
+
+
 def is_uri(runs_dir: str) -> bool:
     """Whether a place is named by a URI, as against the path of a folder."""
     return "://" in runs_dir
@@ -445,6 +455,7 @@ class RunConfig(Part):
     scorers: ScorersConfig = ScorersConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def folder(self) -> Path:

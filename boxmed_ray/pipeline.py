@@ -29,6 +29,7 @@ from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
 from boxmed_ray.model.hub import local_folder
+from boxmed_ray.provenance import cluster_nodes, record
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -44,6 +45,7 @@ from boxmed_ray.stages.rollouts import CPUS_PER_THREAD, rollout_pool
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
+from boxmed_ray.trackers import check_trackers, tracked
 from boxmed_ray.tracking import MetricsWriter, Progress
 from rewards.registry import check
 
@@ -59,9 +61,11 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
     _check_rewards(config)
+    check_trackers(config)
     with mirrored(config, resume=resume):
         _make_folder(config, resume)
-        Run(config).go()
+        with tracked(config, config.folder):
+            Run(config).go()
 
 
 def _check_rewards(config: RunConfig) -> None:
@@ -106,6 +110,7 @@ class Run:
         self._init_model(dataset)
         if not self._asked("mcl", "svr", "adapter_off"):
             with ray_session(num_cpus=self._cpus()):
+                record(self.folder, dataset.hash, cluster_nodes())
                 self._train(dataset)
         write_results(self.config, dataset, self.facts, self.folder / "evaluation")
 

@@ -16,7 +16,6 @@ from boxmed_ray.actors.learn_batch import learn_groups, split
 from boxmed_ray.actors.learner import LearnerRank
 from boxmed_ray.config import ModelConfig, RunConfig, load_config, recipe_names
 from boxmed_ray.data.prompts import CLOSE_ANSWER, OPEN_THINK, Task
-from boxmed_ray.epochs import with_steps
 from boxmed_ray.model.architecture import backbone_config
 from boxmed_ray.model.inputs import PromptEncoder, prompt_text
 from boxmed_ray.model.policy import load_policy, load_processor, vision_token_ids

@@ -79,7 +79,9 @@ class LearnerGroup:
 
         actor = ray.remote(LearnerRank)
         self._ranks = [
-            actor.options(max_restarts=0, **place(rank)).remote(self._config, self._folder, rank, resources.learner_ranks)
+            actor.options(max_restarts=0, **place(rank)).remote(
+                self._config, self._folder, rank, resources.learner_ranks
+            )
             for rank in range(resources.learner_ranks)
         ]
         address = self._ranks[0].address.remote()

@@ -1,4 +1,4 @@
-"""Print how many nodes of the cluster at RAY_ADDRESS are alive: what a batch script waits for before it starts a run."""
+"""Print how many nodes of the cluster at RAY_ADDRESS are up: a batch script waits for them before it starts a run."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def print_plan(plan: Plan, out: TextIO) -> None:
     where = "colocated" if resources.colocated else "apart"
     limit = usable_bytes(plan.config)
     lines = [
-        f"{plan.config.name} on {plan.gpus} GPUs of {resources.gpu_memory_gb:g} GB ({limit / GB:.1f} GB of each usable)",
+        f"{plan.config.name} on {plan.gpus} GPUs of {resources.gpu_memory_gb:g} GB, {limit / GB:.1f} of them usable",
         f"  backbone   {model.name}: {model.total / 1e9:.3f} B parameters ({parts}), {plan.config.model.dtype}",
         f"  learner    {resources.learner_ranks} ranks x {resources.gpus_per_learner:g} GPU, ZeRO {svr.zero_stage}",
         f"  rollouts   {resources.rollout_workers.max} workers x {resources.gpus_per_rollout:g} GPU "

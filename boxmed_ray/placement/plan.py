@@ -137,9 +137,7 @@ def _weight_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
 
-def _supervised(
-    config: RunConfig, model: Architecture, trained: int, stage: MCLConfig | AdapterConfig
-) -> LearnerLoad:
+def _supervised(config: RunConfig, model: Architecture, trained: int, stage: MCLConfig | AdapterConfig) -> LearnerLoad:
     examples = -(-stage.batch_size // config.resources.train_workers)
     return LearnerLoad(
         trained=trained,
@@ -227,7 +225,7 @@ def _notes(config: RunConfig, model: Architecture) -> Iterator[str]:
         most = groups * memory.group_tokens(prompt, svr.group_size, svr.max_new_tokens) * _kv_token(config, model)
         yield (
             f"KV cache of {resources.max_sequences} sequences at their longest: {groups:g} groups x ({prompt} + "
-            f"{svr.group_size} x {svr.max_new_tokens}) tokens x {_kv_token(config, model)} B = {most / GIB:.1f} x 2^30 B"
+            f"{svr.group_size} x {svr.max_new_tokens}) tokens x {_kv_token(config, model)} B = {most / GIB:.1f} x 2^30"
             + ("" if most <= resources.kv_cache_gb * GIB else ": more than there is, so some will wait their turn")
         )
     weights = _weight_bytes(config) * model.total / GB

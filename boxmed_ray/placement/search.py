@@ -53,9 +53,10 @@ def changed(config: RunConfig, changes: Changes) -> RunConfig:
 def lay_out(stated: Plan, trained: Trained, gpus: int) -> Found:
     """The configuration of ``stated`` on all of ``gpus``; what it learns stays as it is.
 
-    Where nothing fits (``found.plan.fits`` tells) it is the one that is nearest to fitting. A run is laid out as it says if it asks for just so many GPUs and fits. Else the split between learner and rollouts
-    stays as near to its own as can be, and then, in this order, layers are computed again, micro-batches and caches
-    are halved, ZeRO 3 is used, the reference waits on the host.
+    Where nothing fits (``found.plan.fits`` tells) it is the one that is nearest to fitting. A run is laid out as it
+    says if it asks for just so many GPUs and fits. Else the split between learner and rollouts stays as near to its
+    own as can be, and then, in this order, layers are computed again, micro-batches and caches are halved, ZeRO 3 is
+    used, the reference waits on the host.
     """
     config = stated.config
     if round(config.resources.gpus) == gpus and stated.fits:

@@ -20,7 +20,12 @@ from tests.cluster.manifests import CLUSTER, render
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "shared" / "schemas"
 KUBERAY = CLUSTER / "kuberay"
-FOLDERS = ["base", "job", "service", *(f"overlays/{name}" for name in ("cpu", "monitoring", "qwen2-vl-2b", "qwen3-vl-8b"))]
+FOLDERS = [
+    "base",
+    "job",
+    "service",
+    *(f"overlays/{name}" for name in ("cpu", "monitoring", "qwen2-vl-2b", "qwen3-vl-8b")),
+]
 
 
 def strict(schema: Any) -> Any:
@@ -32,9 +37,9 @@ def strict(schema: Any) -> Any:
     found = {key: strict(value) for key, value in schema.items()}
     if found.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    if "properties" in found and isinstance(found.get("properties"), dict) and found.get("type") == "object":
-        if not found.get("x-kubernetes-preserve-unknown-fields"):
-            found["additionalProperties"] = False
+    open_to_all = found.get("x-kubernetes-preserve-unknown-fields")
+    if found.get("type") == "object" and isinstance(found.get("properties"), dict) and not open_to_all:
+        found["additionalProperties"] = False
     return found
 
 

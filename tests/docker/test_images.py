@@ -117,7 +117,9 @@ def test_the_install_step_works_in_an_empty_environment(tmp_path: Path) -> None:
     )
     python = folder / "bin" / "python"
     clean = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([python, "-W", "ignore", "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, "-W", "ignore", "-c", code], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     where, count, recipes, sizes = json.loads(done.stdout.splitlines()[-1])
     assert where.startswith(str(folder))
@@ -125,5 +127,7 @@ def test_the_install_step_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert "boxmed-qwen2-vl-2b" in recipes
     assert len(sizes) == 2
 
-    version = subprocess.run([folder / "bin" / "boxmed", "--version"], env=clean, capture_output=True, text=True, check=False)
+    version = subprocess.run(
+        [folder / "bin" / "boxmed", "--version"], env=clean, capture_output=True, text=True, check=False
+    )
     assert version.returncode == 0, version.stderr

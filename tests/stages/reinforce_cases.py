@@ -134,5 +134,6 @@ class Run:
 def without_times(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl without what differs from run to run on the same numbers."""
     return [
-        {name: value for name, value in line.items() if name not in ("time", "seconds") and not name.endswith("_s")} for line in lines
+        {name: value for name, value in line.items() if name not in ("time", "seconds") and not name.endswith("_s")}
+        for line in lines
     ]
