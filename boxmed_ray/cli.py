@@ -27,6 +27,8 @@ app = typer.Typer(
 
 rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
 app.add_typer(rewards_app, name="rewards")
+jobs_app = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: list, status, logs, stop.")
+app.add_typer(jobs_app, name="jobs")
 
 RunsDir = Annotated[
     str | None,
@@ -186,18 +188,75 @@ def submit(
     python: Annotated[
         str | None, typer.Option(help="Interpreter on the cluster. Default: this one on a local cluster, else python.")
     ] = None,
+    variables: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="A variable of the job; no secrets.")
+    ] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="A variable that the cluster itself must have.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Refuse what the cluster lacks before anything is submitted.")] = True,
     attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that exists.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
 ) -> None:
     """Run a command on a Ray cluster: boxmed submit --address HOST:8265 -- train --recipe NAME.
 
-    Follows the log and ends with the command's exit code. Ctrl-C leaves the job running.
+    Looks first whether the cluster has what the run needs. Follows the log and ends with the command's exit code.
+    Ctrl-C leaves the job running: boxmed jobs says how it is.
     """
     from boxmed_ray.commands.submit import submit as run
     from boxmed_ray.submit import Submission
 
-    submission = Submission(tuple(command or ()), address, working_dir, runs_dir, python)
+    submission = Submission(
+        tuple(command or ()),
+        address,
+        working_dir,
+        runs_dir,
+        python,
+        tuple(variables or ()),
+        tuple(secrets or ()),
+        check,
+    )
     raise typer.Exit(run(submission, attach=attach, wait=wait))
+
+
+Address = Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")]
+Job = Annotated[str, typer.Argument(help="As `boxmed jobs list` names it.")]
+
+
+@jobs_app.command("list")
+def list_jobs(address: Address) -> None:
+    """Jobs of a cluster, the newest first: state, times, command."""
+    from boxmed_ray.commands.jobs import show
+
+    show(address)
+
+
+@jobs_app.command()
+def status(job: Job, address: Address) -> None:
+    """How a job is. Exits 0 if it runs or went well, 1 if it failed or was stopped."""
+    from boxmed_ray.commands.jobs import status as run
+
+    raise typer.Exit(run(address, job))
+
+
+@jobs_app.command()
+def logs(
+    job: Job,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends, with its exit code.")] = False,
+) -> None:
+    """What a job has printed."""
+    from boxmed_ray.commands.jobs import logs as run
+
+    raise typer.Exit(run(address, job, follow))
+
+
+@jobs_app.command()
+def stop(job: Job, address: Address) -> None:
+    """Stop a job; a run leaves a checkpoint first, for which it has two minutes."""
+    from boxmed_ray.commands.jobs import stop as run
+
+    raise typer.Exit(run(address, job))
 
 
 @app.command()
@@ -205,8 +264,21 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,
     runs_dir: RunsDir = None,
+    remote: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Look at every node of a Ray cluster instead.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --remote: what this recipe needs of it.")] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="With --remote: a variable it must have.")
+    ] = None,
 ) -> None:
-    """Say what this machine has and lacks, and what to do. Exits 1 if something needed is missing."""
+    """Say what this machine, or a cluster, has and lacks, and what to do. Exits 1 if something needed is missing."""
+    if remote is not None:
+        from boxmed_ray.commands.doctor import doctor_of_cluster
+
+        raise typer.Exit(
+            doctor_of_cluster(remote, recipe, secrets=tuple(secrets or ()), runs_dir=runs_dir, as_json=json)
+        )
     from boxmed_ray.commands.doctor import doctor as run
 
     raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))

@@ -41,9 +41,7 @@ def test_variables_that_are_used_are_defined() -> None:
 
 def test_names_of_rays_own_metrics_are_rays() -> None:
     root = Path(ray.__file__).parent
-    known = "".join(
-        path.read_text() for path in root.glob("dashboard/modules/metrics/dashboards/*.py")
-    )
+    known = "".join(path.read_text() for path in root.glob("dashboard/modules/metrics/dashboards/*.py"))
     asked = {name for text in expressions() for name in re.findall(r"\bray_(?!boxmed)(\w+)", text)}
     assert asked
     assert not [name for name in asked if f"ray_{name}" not in known]
