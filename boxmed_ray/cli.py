@@ -16,9 +16,32 @@ from boxmed_ray import __version__
 from boxmed_ray.config import ConfigError, is_uri, recipe_names
 from boxmed_ray.ray_local import quiet_environment
 
+_HELP = """Train, serve and check chest X-ray models that show what they say.
+
+A run takes X-rays with boxes and reports through medical concept learning (MCL), reinforcement on where findings are
+(SVR) and an adapter for reports, and ends with a report page and a model that `boxmed serve` serves. Everything that
+can be wrong beforehand is refused with one message and exit code 2; Ctrl-C leaves a checkpoint.
+"""
+
+_EXAMPLES = """\b
+A first run, without a GPU:     boxmed train --recipe phantom-cpu
+On X-rays of your own:          boxmed data --recipe mine.yaml; boxmed train --recipe mine.yaml
+Does it fit on four GPUs?       boxmed plan --recipe boxmed-qwen2-vl-2b --gpus 4
+On a cluster:                   boxmed doctor --remote HOST:8265 --recipe NAME
+                                boxmed submit --address HOST:8265 -- train --recipe NAME
+                                boxmed jobs list --address HOST:8265
+What came of it:                boxmed serve runs/phantom-cpu
+After a stop or a crash:        boxmed train --resume NAME
+
+\b
+Exit codes: 0 done, 1 failed, 2 refused (the message says what to change), 130 and 143 stopped with a checkpoint.
+Keys of a recipe: docs/configuration.md. Handbook: docs/operating.md.
+"""
+
 app = typer.Typer(
     name="boxmed",
-    help="Train, serve and check chest X-ray models that show what they say.",
+    help=_HELP,
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -141,5 +141,5 @@ def trained_parameters(config: Any, train: TrainableConfig) -> int:
     """Parameters that a stage trains, LoRA matrices among them, of the model of ``config`` at its real size."""
     model: nn.Module = meta_model(config)
     with torch.device("meta"):
-        select_trainable(model, train)  # type: ignore[arg-type]
+        select_trainable(model, train)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
