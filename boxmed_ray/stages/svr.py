@@ -101,7 +101,7 @@ def run_svr(
 
 def reward_pool(config: RunConfig, events: EventWriter) -> Pool:
     """The run's reward workers, not yet launched."""
-    actor = ray.remote(RewardWorker).options(num_cpus=0, max_restarts=0)
+    actor = ray.remote(RewardWorker).options(num_cpus=config.resources.cpus_per_reward, max_restarts=0)
 
     routes = {TASKS[task]: weights for task, weights in config.svr.routes.items()}
     measuring = {TASKS[task]: names for task, names in watched(config).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from boxmed_ray.evaluate.evaluation import read_evaluation
 from boxmed_ray.evaluate.summary import read_summary
 from boxmed_ray.tracking import read_metrics
+from tests.cluster.manifests import CLUSTER
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 
@@ -71,6 +73,22 @@ def test_every_update_is_on_record_with_its_phases_and_weight_version(finished: 
     for line in lines:
         assert all(line[f"{phase}_s"] > 0 for phase in ("generate", "score", "learn", "push"))
         assert line["gap_max"] < 1e-3
+
+
+def test_what_dashboard_and_alerts_ask_for_is_measured(finished: Path) -> None:
+    lines = [line for line in read_metrics(finished / "metrics.jsonl") if line["stage"] == "svr"]
+    measured = set(lines[-1]) | {"step", "time_seconds"}  # trackers.RayMetrics adds these
+    for file in ("grafana/training.json", "prometheus/alerts.yml"):
+        asked = set(re.findall(r"ray_boxmed_(\w+)", (CLUSTER / file).read_text()))
+        assert len(asked) > 5
+        assert asked <= measured, f"{file}: {asked - measured}"
+
+
+def test_numbers_are_in_tensorboards_files_and_the_start_is_on_record(finished: Path) -> None:
+    assert any((finished / "tensorboard").iterdir())
+    (start,) = (json.loads(line) for line in (finished / "provenance.jsonl").read_text().splitlines())
+    assert start["data"] == read_summary(finished).data.hash
+    assert start["nodes"]
 
 
 def test_the_report_page_stands_alone(finished: Path) -> None:
