@@ -108,9 +108,16 @@ def _metadata(field: FieldInfo) -> list[Any]:
 
 
 def _kind(annotation: Any) -> str:
-    if annotation is type(None):
-        return "null"
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if typing.get_args(annotation):
+        return _kind_of_generic(typing.get_origin(annotation), typing.get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "group of keys"
+    names = {"str": "text", "int": "whole number", "float": "number", "bool": "true, false", "Path": "path"}
+    names["NoneType"] = "null"
+    return names.get(re.sub(r".*\.", "", annotation.__name__), annotation.__name__)
+
+
+def _kind_of_generic(origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{_plain(each)}`" for each in arguments)
     if origin is typing.Annotated:
@@ -120,12 +127,7 @@ def _kind(annotation: Any) -> str:
         return "list of " + " and ".join(dict.fromkeys(kinds))
     if origin is dict:
         return f"{_kind(arguments[0])} → {_kind(arguments[1])}"
-    if arguments:
-        return " or ".join(_kind(each) for each in arguments)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "group of keys"
-    names = {"str": "text", "int": "whole number", "float": "number", "bool": "true, false", "Path": "path"}
-    return names.get(re.sub(r".*\.", "", annotation.__name__), annotation.__name__)
+    return " or ".join(_kind(each) for each in arguments)
 
 
 if __name__ == "__main__":
