@@ -17,7 +17,7 @@ def leaves(values: dict[str, Any], above: str = "") -> list[str]:
     """Keys that hold a value in a config's own dump."""
     found: list[str] = []
     for name, value in values.items():
-        nested = isinstance(value, dict) and name not in {"rewards"}
+        nested = isinstance(value, dict) and name not in {"rewards", "tasks", "task_rewards"}
         found += leaves(value, f"{above}{name}.") if nested else [f"{above}{name}"]
     return found
 
