@@ -56,7 +56,9 @@ def _part(field: FieldInfo) -> type[BaseModel] | None:
 def _section(title: str, note: str, rows: list[str]) -> str:
     if not rows:
         return f"\n## {title}\n\n{note}\n"
-    return f"\n## {title}\n\n{note}\n\n| key | meaning | default | range |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    return (
+        f"\n## {title}\n\n{note}\n\n| key | meaning | default | range |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
 
 
 def _row(key: str, field: FieldInfo) -> str:

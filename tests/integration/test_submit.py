@@ -214,7 +214,9 @@ def test_doctor_looks_at_every_node(nodes: Head, tmp_path: Path) -> None:
 
 def test_jobs_are_listed_read_and_stopped(head: Head, tmp_path: Path) -> None:
     recipe = tmp_path / "long.yaml"
-    recipe.write_text(yaml.safe_dump({**SMALLEST, "name": "long", "model": {**SMALLEST["model"], "warmup_steps": 5000}}))
+    recipe.write_text(
+        yaml.safe_dump({**SMALLEST, "name": "long", "model": {**SMALLEST["model"], "warmup_steps": 5000}})
+    )
     arguments = ("--address", head.address, "--no-check", "--no-wait", "--env", "GREETING=hello")
     done = _submit(*arguments, "--", "train", "--recipe", str(recipe), token=head.token, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
