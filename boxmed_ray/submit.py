@@ -88,13 +88,23 @@ def submit(submission: Submission) -> tuple[JobSubmissionClient, str]:
     if submission.check:
         _refuse(examine_cluster(client, url, submission, config), url)
     job_id = f"boxmed-{submission.command[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    client.submit_job(
-        entrypoint=entrypoint(submission, url),
-        submission_id=job_id,
-        runtime_env=runtime_env(submission),
-        metadata={"command": shlex.join(submission.command)},
-    )
+    _send(client, url, job_id, entrypoint(submission, url), submission)
     return client, job_id
+
+
+def _send(client: JobSubmissionClient, url: str, job_id: str, line: str, submission: Submission) -> None:
+    """Package the folder, upload it where the cluster has not got it, and submit."""
+    try:
+        client.submit_job(
+            entrypoint=line,
+            submission_id=job_id,
+            runtime_env=runtime_env(submission),
+            metadata={"command": shlex.join(submission.command)},
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--address {url}: the connection broke while the job was sent ({error}); try again"
+        ) from error
 
 
 def examine_cluster(
@@ -107,11 +117,8 @@ def examine_cluster(
     """
     asked = wanted(config, submission.secrets, _runs_dir(submission, url))
     job_id = f"boxmed-check-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    client.submit_job(
-        entrypoint=_entrypoint(submission, url, ["-m", "boxmed_ray.cluster_check", asked.as_json()]),
-        submission_id=job_id,
-        runtime_env=runtime_env(submission),
-    )
+    line = _entrypoint(submission, url, ["-m", "boxmed_ray.cluster_check", asked.as_json()])
+    _send(client, url, job_id, line, submission)
     deadline = time.monotonic() + _CHECK_S
     while not (status := client.get_job_status(job_id)).is_terminal():
         if time.monotonic() > deadline:
