@@ -6,10 +6,10 @@ What lives here: the number of examples in a pass of each stage. What does not: 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from boxmed_ray.config import MCLConfig, RunConfig
-from boxmed_ray.data.examples import grounded_findings, stated_findings
+from boxmed_ray.data.examples import grounded_findings, joint_studies, stated_findings
 from boxmed_ray.data.study import Study
 
 
@@ -20,11 +20,15 @@ def with_steps(config: RunConfig, studies: Sequence[Study]) -> RunConfig:
         config: of the run.
         studies: of the training split.
     """
-    grounded = sum(len(grounded_findings(study)) for study in studies)
+    there = {
+        "grounding": sum(len(grounded_findings(study)) for study in studies),
+        "report": sum(bool(study.report) for study in studies),
+        "joint": len(joint_studies(studies)),
+    }
     passes = {
-        "mcl": (config.mcl.epochs, _concepts(config.mcl, studies, grounded), config.mcl.batch_size),
-        "svr": (config.svr.epochs, grounded, config.svr.prompts_per_step),
-        "adapter": (config.adapter.epochs, sum(bool(study.report) for study in studies), config.adapter.batch_size),
+        "mcl": (config.mcl.epochs, _supervised(config.mcl, studies, there), config.mcl.batch_size),
+        "svr": (config.svr.epochs, sum(there[task] for task in config.svr.shares), config.svr.prompts_per_step),
+        "adapter": (config.adapter.epochs, there["report"], config.adapter.batch_size),
     }
     update = {
         stage: getattr(config, stage).model_copy(update={"steps": max(1, math.ceil(epochs * count / batch))})
@@ -34,7 +38,8 @@ def with_steps(config: RunConfig, studies: Sequence[Study]) -> RunConfig:
     return config.model_copy(update=update)
 
 
-def _concepts(mcl: MCLConfig, studies: Sequence[Study], grounded: int) -> int:
+def _supervised(mcl: MCLConfig, studies: Sequence[Study], there: Mapping[str, int]) -> int:
     """Different examples that MCL can ask for."""
-    chains = sum(bool(stated_findings(study)) for study in studies) if mcl.grounding_share < 1 else 0
-    return chains + (grounded if mcl.grounding_share > 0 else 0)
+    chains = sum(bool(stated_findings(study) or study.report) for study in studies) if mcl.grounding_share < 1 else 0
+    shares = {"grounding": mcl.grounding_share, "report": mcl.report_share, "joint": mcl.joint_share}
+    return chains + sum(there[task] for task, share in shares.items() if share > 0)

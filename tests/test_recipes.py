@@ -58,7 +58,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_all_recipes_are_valid_and_their_rewards_exist() -> None:
     for name in recipe_names():
-        check(load_config(name).svr.rewards, {})
+        config = load_config(name)
+        for rewards in (config.svr.rewards, *config.svr.task_rewards.values()):
+            here = {reward: weight for reward, weight in rewards.items() if reward != "radcliq_v1"}  # needs weights
+            if here:
+                check(here, {})
 
 
 def test_the_published_values_are_in_the_recipes() -> None:
@@ -71,7 +75,8 @@ def test_the_published_values_are_in_the_recipes() -> None:
     svr = radvlm.svr
     assert (svr.group_size, svr.kl_beta, svr.clip_low, svr.clip_high) == (8, 0.01, 0.2, 0.28)
     assert svr.prompts_per_step == 512
-    assert "soft_f1" in svr.rewards
+    assert "soft_f1" in svr.task_rewards["grounding"]
+    assert svr.task_rewards["report"] == {"radcliq_v1": 1.0}  # needs weights that are not here: refused at start
 
 
 @pytest.mark.parametrize("name", REAL)
