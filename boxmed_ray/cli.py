@@ -143,7 +143,7 @@ def train(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(short_help="Check and count the data set of a recipe.")
 def data(
     recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
@@ -154,7 +154,7 @@ def data(
     run(recipe, overrides or [])
 
 
-@app.command()
+@app.command(short_help="Say what goes on which GPU, and whether it fits.")
 def plan(
     recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
     gpus: Annotated[
@@ -171,7 +171,7 @@ def plan(
     raise typer.Exit(run(recipe, overrides or [], gpus))
 
 
-@app.command()
+@app.command(short_help="Serve a finished run over HTTP.")
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",
@@ -184,7 +184,7 @@ def serve(
     start(_run_folder(run, runs_dir), host=host, port=port)
 
 
-@app.command()
+@app.command(short_help="Write a checkpoint's model as a folder.")
 def export(
     run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
     to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
@@ -197,7 +197,7 @@ def export(
     write(_run_folder(run, runs_dir), to, checkpoint)
 
 
-@app.command()
+@app.command(short_help="Run a command on a Ray cluster.")
 def submit(
     address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,
@@ -282,7 +282,7 @@ def stop(job: Job, address: Address) -> None:
     raise typer.Exit(run(address, job))
 
 
-@app.command()
+@app.command(short_help="Say what this machine or a cluster lacks.")
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,
