@@ -262,7 +262,7 @@ def data_stats(
     run(sources, to, plots)
 
 
-@app.command()
+@app.command(short_help="Say what goes on which GPU, and whether it fits.")
 def plan(
     recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
     gpus: Annotated[
@@ -279,7 +279,7 @@ def plan(
     raise typer.Exit(run(recipe, overrides or [], gpus))
 
 
-@app.command()
+@app.command(short_help="Serve a finished run over HTTP.")
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on; with keys it may be other machines'.")] = "127.0.0.1",
@@ -341,7 +341,7 @@ def keys_revoke(name: Annotated[str, typer.Argument(help="As it was added.")], k
     print(f"revoked {name}")
 
 
-@app.command()
+@app.command(short_help="Write a checkpoint's model as a folder.")
 def export(
     run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
     to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
@@ -392,7 +392,7 @@ def compare(
     run(first, second, out, resamples)
 
 
-@app.command()
+@app.command(short_help="Run a command on a Ray cluster.")
 def submit(
     address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,
@@ -477,7 +477,7 @@ def stop(job: Job, address: Address) -> None:
     raise typer.Exit(run(address, job))
 
 
-@app.command()
+@app.command(short_help="Say what this machine or a cluster lacks.")
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,

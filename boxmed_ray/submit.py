@@ -88,22 +88,22 @@ def submit(submission: Submission) -> tuple[JobSubmissionClient, str]:
     if submission.check:
         _refuse(examine_cluster(client, url, submission, config), url)
     job_id = f"boxmed-{submission.command[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    _send(client, url, job_id, entrypoint(submission, url), submission)
+    _send(client, job_id, entrypoint(submission, url), submission, shlex.join(submission.command))
     return client, job_id
 
 
-def _send(client: JobSubmissionClient, url: str, job_id: str, line: str, submission: Submission) -> None:
-    """Package the folder, upload it where the cluster has not got it, and submit."""
+def _send(client: JobSubmissionClient, job_id: str, line: str, submission: Submission, command: str) -> None:
+    """Package the folder, upload it where the cluster has not got it, and submit; ``command`` is what lists show."""
     try:
         client.submit_job(
             entrypoint=line,
             submission_id=job_id,
             runtime_env=runtime_env(submission),
-            metadata={"command": shlex.join(submission.command)},
+            metadata={"command": command},
         )
     except OSError as error:
         raise ConfigError(
-            f"--address {url}: the connection broke while the job was sent ({error}); try again"
+            f"--address {submission.address}: the connection broke while the job was sent ({error}); try again"
         ) from error
 
 
@@ -118,7 +118,7 @@ def examine_cluster(
     asked = wanted(config, submission.secrets, _runs_dir(submission, url))
     job_id = f"boxmed-check-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     line = _entrypoint(submission, url, ["-m", "boxmed_ray.cluster_check", asked.as_json()])
-    _send(client, url, job_id, line, submission)
+    _send(client, job_id, line, submission, "look at every node")
     deadline = time.monotonic() + _CHECK_S
     while not (status := client.get_job_status(job_id)).is_terminal():
         if time.monotonic() > deadline:
@@ -126,7 +126,6 @@ def examine_cluster(
             raise ConfigError(f"--address {url}: no answer to what the cluster has within {_CHECK_S} s; --no-check")
         time.sleep(_POLL_S)
     log = client.get_job_logs(job_id)
-    client.delete_job(job_id)
     if status != "SUCCEEDED":
         last = (log.strip().splitlines() or ["it said nothing"])[-1]
         raise ConfigError(

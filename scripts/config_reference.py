@@ -5,7 +5,6 @@ A test holds the file to what this writes.
 
 from __future__ import annotations
 
-import re
 import sys
 import typing
 from collections.abc import Iterator
@@ -108,26 +107,24 @@ def _metadata(field: FieldInfo) -> list[Any]:
 
 
 def _kind(annotation: Any) -> str:
-    if typing.get_args(annotation):
-        return _kind_of_generic(typing.get_origin(annotation), typing.get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "group of keys"
-    names = {"str": "text", "int": "whole number", "float": "number", "bool": "true, false", "Path": "path"}
-    names["NoneType"] = "null"
-    return names.get(re.sub(r".*\.", "", annotation.__name__), annotation.__name__)
-
-
-def _kind_of_generic(origin: Any, arguments: tuple[Any, ...]) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return ", ".join(f"`{_plain(each)}`" for each in arguments)
     if origin is typing.Annotated:
         return _kind(arguments[0])
     if origin is tuple:
-        kinds = [_kind(each) for each in arguments if each is not Ellipsis]
-        return "list of " + " and ".join(dict.fromkeys(kinds))
+        return "list of " + " and ".join(dict.fromkeys(_kind(each) for each in arguments if each is not Ellipsis))
     if origin is dict:
         return f"{_kind(arguments[0])} → {_kind(arguments[1])}"
-    return " or ".join(_kind(each) for each in arguments)
+    return " or ".join(_kind(each) for each in arguments) if arguments else _name(annotation)
+
+
+def _name(kind: type) -> str:
+    """Of a type without arguments, in words."""
+    if issubclass(kind, BaseModel):
+        return "group of keys"
+    words = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "path", type(None): "null"}
+    return words[kind]
 
 
 if __name__ == "__main__":

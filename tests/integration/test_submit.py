@@ -200,7 +200,8 @@ def test_what_nodes_lack_is_told_and_nothing_is_submitted(nodes: Head, tmp_path:
     for told in ("gpus: 1 of 2", "paths: ", "/no/such/folder", "secrets: ", "NO_SUCH"):
         assert told in done.stderr
     listed = _boxmed("jobs", "list", "--address", nodes.address, token=nodes.token, cwd=tmp_path)
-    assert "boxmed-train" not in listed.stdout
+    assert "look at every node" in listed.stdout
+    assert "train --recipe phantom-cpu" not in listed.stdout
 
 
 def test_doctor_looks_at_every_node(nodes: Head, tmp_path: Path) -> None:
