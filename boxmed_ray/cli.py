@@ -30,7 +30,7 @@ Does it fit on four GPUs?       boxmed plan --recipe boxmed-qwen2-vl-2b --gpus 4
 On a cluster:                   boxmed doctor --remote HOST:8265 --recipe NAME
                                 boxmed submit --address HOST:8265 -- train --recipe NAME
                                 boxmed jobs list --address HOST:8265
-What came of it:                boxmed serve runs/phantom-cpu
+What came of it:                boxmed serve runs/phantom-cpu --no-auth
 After a stop or a crash:        boxmed train --resume NAME
 
 \b
