@@ -63,9 +63,12 @@ class DataConfig(Part):
 
 
 class ModelConfig(Part):
-    """Which backbone. ``tiny`` builds a small Qwen2-VL from scratch; a path or hub name is loaded."""
+    """Which backbone. ``tiny`` builds a small one from scratch; a path or hub name is loaded."""
 
     name_or_path: str = Field("tiny", description="'tiny', a local folder, or a hub name.")
+    family: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = Field(
+        "qwen2_vl", description="tiny: whose architecture it has."
+    )
     hidden_size: int = Field(192, ge=32, multiple_of=32, description="tiny: width of the language model.")
     layers: int = Field(4, ge=1, description="tiny: layers of the language model.")
     vision_hidden_size: int = Field(128, ge=32, multiple_of=32, description="tiny: width of the vision tower.")
@@ -130,6 +133,7 @@ class SupervisedConfig(Part):
     """A supervised stage: AdamW, cosine, cross-entropy on the response tokens only."""
 
     steps: int = Field(300, ge=1, description="Optimiser steps.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training examples, in the place of steps.")
     batch_size: int = Field(32, ge=1, description="Examples per step over all workers.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     warmup_steps: int = Field(20, ge=0, description="Linear warm-up.")
@@ -216,6 +220,7 @@ class SVRConfig(Part):
 
     train: TrainableConfig = TrainableConfig()
     steps: int = Field(60, ge=1, description="Learner updates.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training prompts, in the place of steps.")
     prompts_per_step: int = Field(32, ge=1, description="Groups per update.")
     group_size: int = Field(8, ge=2, description="N, responses sampled per prompt.")
     temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
@@ -440,9 +445,18 @@ class ResourcesConfig(Part):
     scaling: ScalingConfig = ScalingConfig()
     max_tries: int = Field(3, ge=1, description="Workers that may be lost on one group before it is given up.")
     threads: int = Field(1, ge=1, description="CPU threads of each actor.")
-    gpus_per_learner: float = Field(0, ge=0, description="GPUs of a learner rank or train worker.")
-    gpus_per_rollout: float = Field(0, ge=0, description="GPUs of a rollout worker.")
-    kv_cache_gb: float = Field(0.5, gt=0, description="CPU memory of vLLM's key-value cache, per worker.")
+    gpus_per_learner: float = Field(0, ge=0, le=1, description="GPUs of a learner rank or train worker.")
+    gpus_per_rollout: float = Field(
+        0, ge=0, description="GPUs of a rollout worker; a whole number above 1 is its tensor-parallel size."
+    )
+    colocated: bool = Field(
+        False, description="Each learner rank shares its GPU with a rollout worker; apart, each has its own."
+    )
+    gpu_memory_gb: float = Field(80, gt=0, description="Memory of each GPU; a run that cannot fit is refused.")
+    cpus_per_reward: float = Field(
+        0, ge=0, description="Cores of a reward worker in Ray's books; 0 fits in anywhere, above 0 asks for CPU nodes."
+    )
+    kv_cache_gb: float = Field(0.5, gt=0, description="vLLM's key-value cache: per worker, or on each of its GPUs.")
     max_sequences: int = Field(128, ge=1, description="Sequences a rollout worker runs at once.")
     phase_timeout_s: float = Field(
         300, gt=0, description="Time-out of one generation, scoring, update or push phase; what is later is replaced."
@@ -450,6 +464,51 @@ class ResourcesConfig(Part):
     check_weights: bool = Field(
         False, description="Compare a digest of every push with what each worker loaded; costs seconds a gigabyte."
     )
+
+    @property
+    def tensor_parallel(self) -> int:
+        """GPUs that share one rollout worker's engine."""
+        return max(1, int(self.gpus_per_rollout))
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether anything of the run is to have a GPU."""
+        return bool(self.gpus_per_learner or self.gpus_per_rollout)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that the fullest stage takes, all rollout workers counted."""
+        learners = self.learner_ranks * self.gpus_per_learner
+        rollouts = 0.0 if self.colocated else self.rollout_workers.max * self.gpus_per_rollout
+        return max(learners + rollouts, self.train_workers * self.gpus_per_learner)
+
+    @model_validator(mode="after")
+    def _gpus_can_be_given(self) -> ResourcesConfig:
+        if self.gpus_per_rollout > 1 and self.gpus_per_rollout % 1:
+            raise ValueError(f"gpus_per_rollout {self.gpus_per_rollout:g}: above 1 it must be a whole number")
+        if not self.colocated:
+            return self
+        if self.gpus_per_learner != 1 or self.gpus_per_rollout != 1:
+            raise ValueError(
+                "colocated puts a learner rank and a rollout worker on each GPU; set resources.gpus_per_learner=1 and "
+                "resources.gpus_per_rollout=1, or resources.colocated=false"
+            )
+        if self.rollout_workers.max > self.learner_ranks:
+            raise ValueError(
+                f"colocated has a GPU for each learner rank, and {self.rollout_workers.max} rollout workers do not fit "
+                f"on {self.learner_ranks}; set resources.rollout_workers={self.learner_ranks}"
+            )
+        return self
+
+
+class TrackingConfig(Part):
+    """Where numbers go besides metrics.jsonl (docs/operating.md)."""
+
+    to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        ("tensorboard",), description="By name; services read their address and key from the environment."
+    )
+    experiment: str = Field("boxmed", min_length=1, description="MLflow's experiment, Weights & Biases' project.")
+    prometheus: bool = Field(True, description="Also as Ray metrics ray_boxmed_…, which Prometheus collects.")
 
 
 def is_uri(runs_dir: str) -> bool:
@@ -480,6 +539,7 @@ class RunConfig(Part):
     scorers: ScorersConfig = ScorersConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _tiny_was_taught(self) -> RunConfig:

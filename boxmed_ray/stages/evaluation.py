@@ -79,8 +79,8 @@ def ask_grounding(
     ]
 
 
-def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora: str) -> list[str]:
-    """One greedy report a study, by the adapter."""
+def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora: str | None) -> list[str]:
+    """One greedy report a study, by the adapter, or by the backbone where there is none."""
     prompts = [prompt_of(report_example(study)) for study in studies]
     groups = generate(pool, prompts, config, n=1, greedy=True, max_new_tokens=config.evaluate.report_tokens, lora=lora)
     return [_answers(group)[0].text.strip() for group in groups]

@@ -42,6 +42,7 @@ def run_svr(
     rollouts: Pool,
     metrics: Path,
     events: EventWriter,
+    image_cache: Path | None = None,
 ) -> None:
     """The whole stage: start learner and rewards, go on from the last checkpoint if there is one, write the model.
 
@@ -56,12 +57,13 @@ def run_svr(
         rollouts: workers that are ready, on ``backbone``.
         metrics: metrics.jsonl of the run.
         events: events.jsonl of the run.
+        image_cache: folder of resized images (data/images.py), or None.
 
     Raises:
         DriftError: the watch has rung, and ``svr.watch.on_alarm`` says stop; a checkpoint is on disk.
         LearnerError: learners are lost again and again without getting to another checkpoint.
     """
-    learner, rewards = LearnerGroup(config, backbone), reward_pool(config, events)
+    learner, rewards = LearnerGroup(config, backbone, image_cache), reward_pool(config, events)
     push = WeightPush(learner, config.resources.phase_timeout_s, lambda: handles(rollouts))
     loop = Reinforcement(config, rollouts, rewards, learner, push, events)
     checkpoints, lost, last = out / "checkpoints", 0, -1
@@ -99,7 +101,7 @@ def run_svr(
 
 def reward_pool(config: RunConfig, events: EventWriter) -> Pool:
     """The run's reward workers, not yet launched."""
-    actor = ray.remote(RewardWorker).options(num_cpus=0, max_restarts=0)
+    actor = ray.remote(RewardWorker).options(num_cpus=config.resources.cpus_per_reward, max_restarts=0)
 
     routes = {TASKS[task]: weights for task, weights in config.svr.routes.items()}
     measuring = {TASKS[task]: names for task, names in watched(config).items()}

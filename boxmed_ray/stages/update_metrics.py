@@ -23,7 +23,7 @@ def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[
     """All numbers of an update; a phase that it did not have has none.
 
     Drawn ahead, its ``generate_s`` and ``score_s`` are of the time in which others were learned, and ``wait_s``
-    is what was left to wait for.
+    is what was left to wait for. ``data_s`` is what the learner spent on images and prompts, its engine idle.
     """
     seconds = {f"{phase}_s": took for phase, took in drawn.seconds.items()} | clock.seconds()
     sampled, taught = _tokens(drawn.groups), _tokens(drawn.kept)
@@ -35,6 +35,7 @@ def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[
         **rollouts,
         **learner,
         **seconds,
+        "data_s": learned["seconds"].get("encode", 0.0),
         "lost_groups": len(drawn.lost),
         "tokens_per_s": sampled / seconds["step_s"],
         **{
