@@ -23,6 +23,11 @@ from typing import Any, Final, Literal
 from boxmed_ray import __version__
 from boxmed_ray.config import ConfigError, RunConfig, parse_config
 
+_NOT_OF_ALL_STAGES: Final = {
+    "name", "runs_dir", "work_dir", "resources", "skip", "mcl", "svr", "scorers", "adapter", "evaluate", "tracking",
+}  # fmt: skip
+"""Parts of a config that decide nothing, or only some stages."""
+
 Table = Literal["4", "5", "adapters"]
 Condition = Literal["off", "on", "merged"]
 """Of the adapter while boxes and reasoning are asked; reports are written with it in any case."""
@@ -136,7 +141,7 @@ def _changes(name: str, config: RunConfig) -> dict[str, Any] | None:
 
 def stage_keys(config: RunConfig) -> dict[str, str]:
     """Stage → digest of all that decides it, of the stages that train the backbone and that are not skipped."""
-    parts: list[Any] = [__version__, config.seed, _dump(config, "data"), _dump(config, "model")]
+    parts: list[Any] = [__version__, config.model_dump(mode="json", exclude=_NOT_OF_ALL_STAGES)]
     # Not what is trained, but a stage comes with the answers that it was measured by.
     parts.append(config.evaluate.model_dump(mode="json", include={"images", "temperature"}))
     keys = {"init": _digest(parts)} if config.model.name_or_path == "tiny" else {}

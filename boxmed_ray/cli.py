@@ -16,9 +16,32 @@ from boxmed_ray import __version__
 from boxmed_ray.config import ConfigError, is_uri, recipe_names
 from boxmed_ray.ray_local import quiet_environment
 
+_HELP = """Train, serve and check chest X-ray models that show what they say.
+
+A run takes X-rays with boxes and reports through medical concept learning (MCL), reinforcement on where findings are
+(SVR) and an adapter for reports, and ends with a report page and a model that `boxmed serve` serves. Everything that
+can be wrong beforehand is refused with one message and exit code 2; Ctrl-C leaves a checkpoint.
+"""
+
+_EXAMPLES = """\b
+A first run, without a GPU:     boxmed train --recipe phantom-cpu
+On X-rays of your own:          boxmed data --recipe mine.yaml; boxmed train --recipe mine.yaml
+Does it fit on four GPUs?       boxmed plan --recipe boxmed-qwen2-vl-2b --gpus 4
+On a cluster:                   boxmed doctor --remote HOST:8265 --recipe NAME
+                                boxmed submit --address HOST:8265 -- train --recipe NAME
+                                boxmed jobs list --address HOST:8265
+What came of it:                boxmed serve runs/phantom-cpu --no-auth
+After a stop or a crash:        boxmed train --resume NAME
+
+\b
+Exit codes: 0 done, 1 failed, 2 refused (the message says what to change), 130 and 143 stopped with a checkpoint.
+Keys of a recipe: docs/configuration.md. Handbook: docs/operating.md.
+"""
+
 app = typer.Typer(
     name="boxmed",
-    help="Train, serve and check chest X-ray models that show what they say.",
+    help=_HELP,
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -27,6 +50,8 @@ app = typer.Typer(
 
 rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
 app.add_typer(rewards_app, name="rewards")
+jobs_app = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: list, status, logs, stop.")
+app.add_typer(jobs_app, name="jobs")
 
 data_app = typer.Typer(help="Read, check and make data sets.")
 app.add_typer(data_app, name="data")
@@ -49,14 +74,15 @@ def main() -> None:
     """Entry point of the console script.
 
     One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
-    diverged, for workers that do not start, and for checkpoints that cannot be read, written or uploaded.
+    diverged or rang an alarm, for workers that do not start, and for checkpoints that cannot be read, written or
+    uploaded.
     """
     from boxmed_ray.actors.pool_items import PoolError
     from boxmed_ray.actors.weight_backend import BackendError
     from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.commands.ablate import AblationError
     from boxmed_ray.data.study import DataError
-    from boxmed_ray.stages.watch import DivergedError
+    from boxmed_ray.stages.watch import DivergedError, DriftError
 
     quiet_environment()
     try:
@@ -64,7 +90,7 @@ def main() -> None:
     except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except (AblationError, DivergedError, CheckpointError, PoolError) as error:
+    except (AblationError, DivergedError, DriftError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -154,11 +180,19 @@ def data_concepts(
         Path | None, typer.Option(help="Folder that gets chains.jsonl, thinking.jsonl and unmapped.csv.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: section, name, measure, value.")] = False,
+    unread: Annotated[
+        bool, typer.Option("--unread", help="Only the half not read for the shipped table; no sentences are shown.")
+    ] = False,
 ) -> None:
-    """What the mapping of free text onto diseases and regions covers of a corpus of reports."""
+    """What the mapping of free text onto diseases and regions covers of a corpus of reports.
+
+    Shares of finding sentences with a disease and a region, signs, agreement with reference labels, and the sentences
+    without a place that occur most.
+    """
     from boxmed_ray.commands.data_concepts import concepts
 
-    concepts(root, table, labels, unmapped, out, as_json)
+    concepts(root, table, labels, unmapped, out, as_json=as_json, as_csv=as_csv, unread=unread)
 
 
 @data_app.command("from-feedback")
@@ -172,7 +206,89 @@ def data_from_feedback(
     from_feedback(folder, to)
 
 
-@app.command()
+SourceName = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A manifest or its folder, or KIND=PATH as published (nih=DIR).")
+]
+SourceNames = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Manifests or their folders, or KIND=PATH as published.")
+]
+
+
+@data_app.command("build")
+def data_build(
+    source: SourceName,
+    to: Annotated[Path, typer.Option(help="Folder that gets images and manifest.parquet; a killed build goes on.")],
+    scale: Annotated[float, typer.Option(min=0.01, max=1.0, help="Of height and width; the paper's is .25.")] = 0.25,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="A budget for an image instead of --scale.")] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of patients held out, where there are no splits.")
+    ] = 0.2,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave out what cannot be read.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="At once. Default: one each CPU.")] = None,
+) -> None:
+    """Make smaller images, hashes and a Parquet manifest of a data set, for data.kind=manifest."""
+    from boxmed_ray.commands.data_build import build as run
+
+    run(source, to, scale, max_pixels, test_share, skip_corrupt=skip_corrupt, workers=workers)
+
+
+@data_app.command("check")
+def data_check(
+    sources: SourceNames,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Look for leaks between splits, one image twice, wrong sides, boxes, labels and reports. Exits 1 on errors."""
+    from boxmed_ray.commands.data_build import check as run
+
+    raise typer.Exit(run(sources, as_json=json))
+
+
+@data_app.command("show")
+def data_show(
+    source: SourceName,
+    to: Annotated[Path, typer.Option(help="A .png for a contact sheet, a .html for a page that needs no other file.")],
+    count: Annotated[int, typer.Option(min=1, max=500, help="Studies shown.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of which are shown.")] = 0,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    disease: Annotated[str | None, typer.Option(help="Only studies with a finding of it.")] = None,
+    study: Annotated[list[str] | None, typer.Option("--study", metavar="ID", help="These, whatever else.")] = None,
+) -> None:
+    """Draw studies with their boxes and words."""
+    from boxmed_ray.commands.data_build import show as run
+
+    run(source, to, count, seed, split=split, disease=disease, ids=study or [])
+
+
+@data_app.command("stats")
+def data_stats(
+    sources: SourceNames,
+    to: Annotated[Path, typer.Option(help="Folder that gets the tables as CSV and the plots.")],
+    plots: Annotated[str, typer.Option(help="png or svg.")] = "png",
+) -> None:
+    """Count studies, findings, boxes and words, by split."""
+    from boxmed_ray.commands.data_build import stats as run
+
+    run(sources, to, plots)
+
+
+@app.command(short_help="Say what goes on which GPU, and whether it fits.")
+def plan(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Lay the run out on so many GPUs. Default: as the recipe places it.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+) -> None:
+    """Say where a run's parts go on GPUs and how full each gets. Exits 2 if it cannot fit, with what would.
+
+    Nothing is loaded or started: parameters are counted on the backbone's real architecture, memory is arithmetic.
+    """
+    from boxmed_ray.commands.plan import plan as run
+
+    raise typer.Exit(run(recipe, overrides or [], gpus))
+
+
+@app.command(short_help="Serve a finished run over HTTP.")
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on; with keys it may be other machines'.")] = "127.0.0.1",
@@ -185,6 +301,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A further adapter, asked for by that name.")
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="Engines; more than MIN under load.")] = "1",
+    waiting: Annotated[int, typer.Option(min=1, help="Requests under way in each engine; more get 503.")] = 32,
     feedback: Annotated[Path | None, typer.Option(help="Folder that keeps readers' verdicts.")] = None,
     feedback_images: Annotated[
         bool, typer.Option("--feedback-images", help="Keep the pixels beside them, for `boxmed data from-feedback`.")
@@ -199,8 +316,8 @@ def serve(
     from boxmed_ray.commands.serve import start
 
     start(
-        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, feedback,
-        feedback_images, origin or [],
+        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, waiting,
+        feedback, feedback_images, origin or [],
     )  # fmt: skip
 
 
@@ -233,7 +350,7 @@ def keys_revoke(name: Annotated[str, typer.Argument(help="As it was added.")], k
     print(f"revoked {name}")
 
 
-@app.command()
+@app.command(short_help="Write a checkpoint's model as a folder.")
 def export(
     run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
     to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
@@ -289,7 +406,7 @@ def compare(
     run(first, second, out, resamples)
 
 
-@app.command()
+@app.command(short_help="Train the variants of a run; print the paper's tables.")
 def ablate(
     recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file: the reference of every table.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
@@ -323,7 +440,7 @@ def ablate(
     )
 
 
-@app.command()
+@app.command(short_help="Run a command on a Ray cluster.")
 def submit(
     address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,
@@ -337,27 +454,97 @@ def submit(
     python: Annotated[
         str | None, typer.Option(help="Interpreter on the cluster. Default: this one on a local cluster, else python.")
     ] = None,
+    variables: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="A variable of the job; no secrets.")
+    ] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="A variable that the cluster itself must have.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Refuse what the cluster lacks before anything is submitted.")] = True,
     attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that exists.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
 ) -> None:
     """Run a command on a Ray cluster: boxmed submit --address HOST:8265 -- train --recipe NAME.
 
-    Follows the log and ends with the command's exit code. Ctrl-C leaves the job running.
+    Looks first whether the cluster has what the run needs. Follows the log and ends with the command's exit code.
+    Ctrl-C leaves the job running: boxmed jobs says how it is.
     """
     from boxmed_ray.commands.submit import submit as run
     from boxmed_ray.submit import Submission
 
-    submission = Submission(tuple(command or ()), address, working_dir, runs_dir, python)
+    submission = Submission(
+        tuple(command or ()),
+        address,
+        working_dir,
+        runs_dir,
+        python,
+        tuple(variables or ()),
+        tuple(secrets or ()),
+        check,
+    )
     raise typer.Exit(run(submission, attach=attach, wait=wait))
 
 
-@app.command()
+Address = Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")]
+Job = Annotated[str, typer.Argument(help="As `boxmed jobs list` names it.")]
+
+
+@jobs_app.command("list")
+def list_jobs(address: Address) -> None:
+    """Jobs of a cluster, the newest first: state, times, command."""
+    from boxmed_ray.commands.jobs import show
+
+    show(address)
+
+
+@jobs_app.command()
+def status(job: Job, address: Address) -> None:
+    """How a job is. Exits 0 if it runs or went well, 1 if it failed or was stopped."""
+    from boxmed_ray.commands.jobs import status as run
+
+    raise typer.Exit(run(address, job))
+
+
+@jobs_app.command()
+def logs(
+    job: Job,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends, with its exit code.")] = False,
+) -> None:
+    """What a job has printed."""
+    from boxmed_ray.commands.jobs import logs as run
+
+    raise typer.Exit(run(address, job, follow))
+
+
+@jobs_app.command()
+def stop(job: Job, address: Address) -> None:
+    """Stop a job; a run leaves a checkpoint first, for which it has two minutes."""
+    from boxmed_ray.commands.jobs import stop as run
+
+    raise typer.Exit(run(address, job))
+
+
+@app.command(short_help="Say what this machine or a cluster lacks.")
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,
     runs_dir: RunsDir = None,
+    remote: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Look at every node of a Ray cluster instead.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --remote: what this recipe needs of it.")] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="With --remote: a variable it must have.")
+    ] = None,
 ) -> None:
-    """Say what this machine has and lacks, and what to do. Exits 1 if something needed is missing."""
+    """Say what this machine, or a cluster, has and lacks, and what to do. Exits 1 if something needed is missing."""
+    if remote is not None:
+        from boxmed_ray.commands.doctor import doctor_of_cluster
+
+        raise typer.Exit(
+            doctor_of_cluster(remote, recipe, secrets=tuple(secrets or ()), runs_dir=runs_dir, as_json=json)
+        )
     from boxmed_ray.commands.doctor import doctor as run
 
     raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))

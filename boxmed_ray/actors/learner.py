@@ -54,10 +54,14 @@ class LearnerRank:
         model_folder: the policy to start from, and the frozen reference.
         rank: of this process.
         world_size: ranks in all.
+        image_cache: folder of resized images (data/images.py), or None.
     """
 
-    def __init__(self, config: RunConfig, model_folder: Path, rank: int, world_size: int) -> None:
+    def __init__(
+        self, config: RunConfig, model_folder: Path, rank: int, world_size: int, image_cache: Path | None = None
+    ) -> None:
         self._config, self._settings, self._folder = config, config.svr, model_folder
+        self._image_cache = image_cache
         self.rank, self.world_size = rank, world_size
         self._seconds: dict[str, float] = {}
         self._prepared: list[MicroBatch] | None = None
@@ -88,7 +92,7 @@ class LearnerRank:
         self._model = model.train()
         self._processor = policy.load_processor(self._folder)
         self._banned = policy.vision_token_ids(self._processor.tokenizer)
-        self._encoder = GroupEncoder(self._processor, self._config.data.image_size)
+        self._encoder = GroupEncoder(self._processor, self._config.data.image_size, self._image_cache)
         total = settings.steps * settings.inner_epochs
         self._engine = Engine(ResponsePolicy(model), settings, total, bfloat16=bfloat16)
         self._reference: Reference | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from boxmed_ray.config import ConfigError
-from boxmed_ray.data.concept_coverage import Coverage, ReportText, measure, read_reference
+from boxmed_ray.data.concept_coverage import Agreement, Coverage, ReportText, is_unread, measure, read_reference
 from boxmed_ray.data.concept_map import ConceptTable, load_concepts
 from boxmed_ray.data.prompts import INSTRUCTIONS, Task
 from boxmed_ray.data.readers.files import DataFolder
@@ -24,25 +24,48 @@ from boxmed_ray.data.study import DataError
 
 
 def concepts(
-    root: Path, table_file: Path | None, labels: Path | None, unmapped: int, out: Path | None, as_json: bool
+    root: Path,
+    table_file: Path | None,
+    labels: Path | None,
+    unmapped: int,
+    out: Path | None,
+    *,
+    as_json: bool = False,
+    as_csv: bool = False,
+    unread: bool = False,
 ) -> None:
     """Print the coverage of Open-i reports below ``root``, and write what ``out`` asks for.
 
+    Args:
+        root: folder of the reports.
+        table_file: a table of one's own.
+        labels: reference labels; None for those beside the reports.
+        unmapped: how many sentences without a disease or a region to show.
+        out: folder for what is made of the reports.
+        as_json: print JSON.
+        as_csv: print rows of section, name, value.
+        unread: only the half that was not read for the shipped table; its sentences are not shown.
+
     Raises:
-        ConfigError: ``out`` cannot be written.
+        ConfigError: ``out`` cannot be written, or JSON and CSV are both asked for.
         DataError: no reports, or a table or labels that cannot be used.
     """
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: give one of them")
     table = load_concepts(table_file)
-    reports = list(read_findings(root))
+    reports = [report for report in read_findings(root) if not unread or is_unread(report.id)]
     if not reports:
         raise DataError(f"{root}: no report has a findings section")
     found = sorted(DataFolder(root).root.glob("negbio_labels*.csv")) if labels is None else [labels]
+    unmapped = 0 if unread else unmapped  # a sentence that is shown has been read
     coverage = measure(table, reports, read_reference(found[0]) if found else None)
     if out is not None:
         write(out, table, reports, coverage)
     if as_json:
         json.dump(summary(table, coverage, unmapped), sys.stdout, indent=1)
         print()
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows_of(summary(table, coverage, unmapped)))
     else:
         show(table, coverage, unmapped, Console())
 
@@ -65,16 +88,35 @@ def summary(table: ConceptTable, coverage: Coverage, unmapped: int) -> dict[str,
         "finding_sentences": coverage.findings,
         "disease_share": round(coverage.disease_share, 4),
         "region_share": round(coverage.region_share, 4),
+        "only_no_finding_share": round(coverage.only_no_finding_share, 4),
         "signs": dict(coverage.signs),
         "diseases": dict(coverage.diseases.most_common()),
         "regions": dict(coverage.regions.most_common()),
         "without_disease": dict(coverage.without_disease.most_common(unmapped)),
         "without_region": dict(coverage.without_region.most_common(unmapped)),
-        "agreement": {
-            label: asdict(line) | {"precision": line.precision, "recall": line.recall, "f1": line.f1}
-            for label, line in coverage.agreement.items()
-        },
+        "agreement": _agreement(coverage.agreement),
+        "disease_agreement": _agreement(coverage.disease_agreement),
     }
+
+
+def _agreement(lines: dict[str, Agreement]) -> dict[str, Any]:
+    return {
+        label: asdict(line) | {"precision": line.precision, "recall": line.recall, "f1": line.f1}
+        for label, line in lines.items()
+    }
+
+
+def rows_of(values: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """What `--csv` prints: a header, and the numbers of `--json` as section, name, measure, value."""
+    yield ["section", "name", "measure", "value"]
+    for section, value in values.items():
+        for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            # A spreadsheet would run a sentence that begins with one of these.
+            shown = name.lstrip("=+-@\t")
+            if isinstance(inner, dict):
+                yield from ([section, shown, measure, number] for measure, number in inner.items())
+            else:
+                yield [section, shown, "", inner]
 
 
 def show(table: ConceptTable, coverage: Coverage, unmapped: int, console: Console) -> None:
@@ -84,21 +126,28 @@ def show(table: ConceptTable, coverage: Coverage, unmapped: int, console: Consol
         f"table {table.version}: {coverage.reports} reports, {coverage.sentences} sentences, of which "
         f"{coverage.about_examination} are about the examination\n"
         f"of {coverage.findings} finding sentences {coverage.disease_share:.1%} have a disease and "
-        f"{coverage.region_share:.1%} a region; findings: {signs}",
+        f"{coverage.region_share:.1%} a region; {coverage.only_no_finding_share:.1%} have No Finding and nothing else\n"
+        f"findings: {signs}",
         highlight=False,
     )
-    if coverage.agreement:
-        lines = Table("label", *("reference", "mapped", "precision", "recall", "F1"), box=None, pad_edge=False)
-        for label, line in coverage.agreement.items():
-            figures = (line.precision, line.recall, line.f1)
-            counts = (line.both + line.reference_only, line.both + line.mapped_only)
-            lines.add_row(label, *map(str, counts), *("–" if value is None else f"{value:.2f}" for value in figures))
-        console.print(lines)
+    _show_agreement("label: by its findings", coverage.agreement, console)
+    _show_agreement("label: by its disease of the bank", coverage.disease_agreement, console)
     for what, counter in (("disease", coverage.without_disease), ("region", coverage.without_region)):
         if unmapped and counter:
             console.print(f"\nmost frequent without a {what}:", highlight=False)
             for sentence, count in counter.most_common(unmapped):
                 console.print(f"  {count:4d}  {sentence[:100]}", highlight=False, markup=False)
+
+
+def _show_agreement(title: str, agreement: Mapping[str, Agreement], console: Console) -> None:
+    if not agreement:
+        return
+    lines = Table(title, *("reference", "mapped", "precision", "recall", "F1"), box=None, pad_edge=False)
+    for label, line in agreement.items():
+        figures = (line.precision, line.recall, line.f1)
+        counts = (line.both + line.reference_only, line.both + line.mapped_only)
+        lines.add_row(label, *map(str, counts), *("–" if value is None else f"{value:.2f}" for value in figures))
+    console.print(lines)
 
 
 def write(out: Path, table: ConceptTable, reports: list[ReportText], coverage: Coverage) -> None:
@@ -130,6 +179,7 @@ def chain_lines(table: ConceptTable, name: str, text: str) -> Iterator[dict[str,
             "sign": chain.status.value if chain.finding else None,
             "via": chain.via,
             "disease": chain.disease,
+            "disease_sign": chain.disease_status.value if chain.disease else None,
             "region": chain.region,
             "table_version": table.version,
         }

@@ -6,6 +6,7 @@ What lives here: counting. What does not: the mapping (concept_map.py), printing
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from boxmed_ray.data.concept_map import ConceptTable, split_sentences
 from boxmed_ray.data.concepts import NIH_LABELS
 from boxmed_ray.data.study import DataError
-from rewards.categories import Status
+from rewards.categories import NO_FINDING, Status
 
 
 class ReportText(NamedTuple):
@@ -68,6 +69,11 @@ class Coverage:
     without_disease: Counter[str] = field(default_factory=Counter)
     without_region: Counter[str] = field(default_factory=Counter)
     agreement: dict[str, Agreement] = field(default_factory=dict)
+    """Of the findings that assert a label, as the table's ``reference`` names them."""
+    disease_agreement: dict[str, Agreement] = field(default_factory=dict)
+    """Of the label's disease of the bank, whatever finding it was derived from."""
+    only_no_finding: int = 0
+    """Finding sentences whose one disease is No Finding; part of ``disease``."""
 
     @property
     def findings(self) -> int:
@@ -83,6 +89,16 @@ class Coverage:
     def region_share(self) -> float:
         """Of finding sentences, those with a region of the bank."""
         return self.region / self.findings if self.findings else 0.0
+
+    @property
+    def only_no_finding_share(self) -> float:
+        """Of finding sentences, those with No Finding and no other disease: normal, denied or incidental."""
+        return self.only_no_finding / self.findings if self.findings else 0.0
+
+
+def is_unread(report_id: str) -> bool:
+    """Whether a report is in the half that nobody read for the shipped table: the SHA-256 of its id is odd."""
+    return hashlib.sha256(report_id.encode()).digest()[-1] % 2 == 1
 
 
 def measure(
@@ -105,7 +121,16 @@ def measure(
             found = {chain.finding for chain in chains if chain.status is Status.POSITIVE}
             mapped = {label for label, names in table.reference.items() if found & names}
             _compare(coverage.agreement, table.reference, mapped, reference[report.id])
+            diseases = {chain.disease for chain in chains if chain.disease_status is Status.POSITIVE}
+            of_bank = [label for label in table.reference if _disease_of(label)]
+            mapped = {label for label in of_bank if _disease_of(label) in diseases}
+            _compare(coverage.disease_agreement, of_bank, mapped, reference[report.id])
     return coverage
+
+
+def _disease_of(label: str) -> str | None:
+    concept = NIH_LABELS.get(label)
+    return concept.disease if concept else None
 
 
 def _count(coverage: Coverage, table: ConceptTable, text: str) -> None:
@@ -118,6 +143,7 @@ def _count(coverage: Coverage, table: ConceptTable, text: str) -> None:
         diseases = {chain.disease for chain in chains if chain.disease}
         regions = {chain.region for chain in chains if chain.region}
         coverage.disease += bool(diseases)
+        coverage.only_no_finding += diseases == {NO_FINDING}
         coverage.region += bool(regions)
         coverage.diseases.update(diseases)
         coverage.regions.update(regions)

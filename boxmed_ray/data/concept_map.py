@@ -1,51 +1,37 @@
 """From free text onto the knowledge banks: a report as chains Finding → Disease (via a concept) → Region.
 
-What lives here: the mapping table and its application to sentences. What does not: the banks (knowledge.py), what words
-do to each other in a sentence (rewards/text/labels.py), coverage over a corpus (concept_coverage.py).
+What lives here: which chains a sentence states (arXiv 2504.18453 §3.2.1). What does not: the banks (knowledge.py), the
+table and its form (concept_map.toml, concept_table.py), what words do to each other in a sentence
+(rewards/text/labels.py), coverage over a corpus (concept_coverage.py).
 """
 
 from __future__ import annotations
 
-import importlib.resources
-import itertools
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from boxmed_ray.data.knowledge import DISEASES, REGIONS
+from boxmed_ray.data.concept_table import (
+    SIDED,
+    Row,
+    compile_marks,
+    compile_phrases,
+    read_source,
+    shipped_text,
+)
 from boxmed_ray.data.prompts import NONE, format_response
 from boxmed_ray.data.study import DataError
 from rewards.categories import NO_FINDING, Status
-from rewards.text import phrases
-from rewards.text.labels import Mention, mentions
-from rewards.text.phrases import Table, compile_table, expand_phrase
+from rewards.text.labels import mentions
+from rewards.text.phrases import Found, Table, find_phrases
 
-_SIDES: Final = ("left", "right")
-_FINDING_KEYS: Final = {"disease", "via", "region", "phrases", "joined", "doubtful", "denied"}
-_TOP_KEYS: Final = {"version", "extends", "examination", "finding", "group", "cue", "place", "reference"}
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a finding of the table means: None where the bank has no place for it."""
-
-    disease: str | None
-    via: str
-    region: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Words that name a region; ``sided`` regions depend on left and right in the sentence."""
-
-    words: re.Pattern[str]
-    region: str
-    otherwise: str
-    both: bool
+_SIGN: Final = {Status.NEGATIVE: "no ", Status.UNCERTAIN: "possible ", Status.POSITIVE: ""}
+_STRENGTH: Final = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
+_LUNG: Final = frozenset({*SIDED, "left lung", "right lung"})
+"""Places that may say more exactly where in the lung something is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +41,11 @@ class Chain:
     Attributes:
         sentence: its words.
         finding: name in the table; None where no word of it is known.
-        status: asserted, doubted or denied.
+        status: of the finding: asserted, doubted or denied.
         via: the intermediate concept.
         disease: of the bank, or None.
+        disease_status: of the disease: an indirect sign that is asserted leaves it uncertain, and No Finding is always
+            positive.
         region: of the bank, or None.
     """
 
@@ -66,13 +54,14 @@ class Chain:
     status: Status
     via: str | None
     disease: str | None
+    disease_status: Status
     region: str | None
 
     def words(self) -> str:
         """As the model is taught to think it, with the sign of each link; links that are unknown are left out."""
-        sign = {Status.NEGATIVE: "no ", Status.UNCERTAIN: "possible ", Status.POSITIVE: ""}[self.status]
-        signed = [link if link in (None, NO_FINDING) else sign + link for link in (self.via, self.disease)]
-        return " -> ".join(link for link in (self.sentence.rstrip("."), *signed, self.region) if link)
+        via = _SIGN[self.status] + self.via if self.via else None
+        disease = _SIGN[self.disease_status] + self.disease if self.disease else None
+        return " -> ".join(link for link in (self.sentence.rstrip("."), via, disease, self.region) if link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,86 +70,99 @@ class ConceptTable:
 
     Attributes:
         version: as the file says; goes into everything that is made with it.
+        rows: of the findings.
         table: words of findings and what they do to each other.
-        meanings: of the findings.
-        places: in the order in which they are looked for.
-        examination: words of sentences that do not tell of the patient.
+        marks: words that tell where, on which side, or of the examination.
         reference: label of NIH ChestX-ray14 → findings that assert it.
     """
 
     version: str
+    rows: Mapping[str, Row]
     table: Table
-    meanings: Mapping[str, Meaning]
-    places: Sequence[Place]
-    examination: re.Pattern[str]
+    marks: Table
     reference: Mapping[str, frozenset[str]]
 
     def response(self, report: str) -> str:
         """What a model is taught to answer when it is asked for the concepts of a radiograph with this report."""
         chains = [chain for chain in self.chains(report) if chain.finding]
-        asserted = [chain.disease for chain in chains if chain.disease and chain.status is Status.POSITIVE]
+        asserted = [chain.disease for chain in chains if chain.disease and chain.disease_status is Status.POSITIVE]
         diseases = [disease for disease in dict.fromkeys(asserted) if disease != NO_FINDING]
         think = "; ".join(chain.words() for chain in chains)
         return format_response(think or NONE, ", ".join(diseases) or NONE)
 
     def is_finding(self, sentence: str) -> bool:
         """Whether a sentence tells of the patient, as far as the table knows, and not of the examination."""
-        return bool(mentions(sentence, self.table)) or not self.examination.search(_plain(sentence))
+        if any(mention.finding in self.rows for mention in mentions(sentence, self.table)):
+            return True
+        return not any("examination" in mark.entry.subjects for mark in self._marks(sentence))
 
     def chains(self, report: str) -> list[Chain]:
         """Every statement of ``report``, in order; a sentence without a known word is a chain without links."""
         return [chain for sentence in split_sentences(report) for chain in self.sentence_chains(sentence)]
 
     def sentence_chains(self, sentence: str) -> list[Chain]:
-        """The statements of one sentence, each finding once, in the order of its words."""
-        found = self._findings(mentions(sentence, self.table))
-        place = self.region_of(sentence)
-        if not found:
-            return [Chain(sentence, None, Status.POSITIVE, None, None, place)]
-        chains = []
-        for name, status in found.items():
-            meaning = self.meanings.get(name)
-            if meaning is None:
-                chains.append(Chain(sentence, name, status, name, None, place))
-                continue
-            disease = meaning.disease
-            if disease is None and status is Status.NEGATIVE:
-                disease = NO_FINDING
-            chains.append(Chain(sentence, name, status, meaning.via, disease, place or meaning.region))
-        return chains
+        """The statements of one sentence: each finding once a region, with its strongest sign, in the order of words.
 
-    def _findings(self, found: Sequence[Mention]) -> dict[str, Status]:
-        strongest: dict[str, Status] = {}
-        for mention in found:
-            held = strongest.get(mention.finding)
-            if held is None or _ORDER[mention.status] > _ORDER[held]:
-                strongest[mention.finding] = mention.status
-        # "The lungs are clear": normal is said of something, which tells more.
-        named = [name for name in strongest if (meaning := self.meanings.get(name)) and meaning.disease != NO_FINDING]
-        return {
-            name: status
-            for name, status in strongest.items()
-            if not named or name in named or name not in self.meanings
-        }
+        Where no word of a finding is known but one that tells where, that is a chain of a region alone.
+        """
+        marks = self._marks(sentence)
+        chains: dict[tuple[str, str | None], Chain] = {}
+        for mention in mentions(sentence, self.table):
+            row = self.rows.get(mention.finding)
+            for region in _regions(row.region, mention.start, marks) if row else ():
+                held = chains.get((mention.finding, region))
+                if row and (held is None or _STRENGTH[mention.status] > _STRENGTH[held.status]):
+                    chains[mention.finding, region] = _chain(sentence, mention.finding, mention.status, row, region)
+        if chains:
+            return list(chains.values())
+        positive = Status.POSITIVE
+        return [Chain(sentence, None, positive, None, None, positive, region) for region in _regions(NONE, 0, marks)]
 
-    def region_of(self, sentence: str) -> str | None:
-        """The region that the words of ``sentence`` name first in the order of the table, or None."""
-        text = _plain(sentence)
-        sides = {side for side in _SIDES if re.search(rf"\b{side}\b", text)}
-        side = sides.pop() if len(sides) == 1 and not re.search(r"\b(bilateral|both|bi\w+)\b", text) else None
-        for place in self.places:
-            if place.words.search(text):
-                if not place.both:
-                    return place.region
-                return place.region.format(side=side) if side else place.otherwise
-        return None
+    def _marks(self, sentence: str) -> list[Found]:
+        return [found for found in find_phrases(sentence, self.marks.root) if found.entry.subjects]
 
 
-def _plain(sentence: str) -> str:
-    return " ".join(re.findall(r"[a-z]+", sentence.lower()))
+def _chain(sentence: str, finding: str, status: Status, row: Row, region: str | None) -> Chain:
+    disease, sign = row.disease, status
+    if row.incidental or (status is Status.NEGATIVE and (disease == NONE or row.suggests)):
+        disease, sign = NO_FINDING, Status.POSITIVE
+    elif disease == NO_FINDING and status is not Status.POSITIVE:
+        disease, sign = NONE, Status.POSITIVE  # "not midline" is no disease of the bank, and not nothing
+    elif row.suggests:
+        sign = Status.UNCERTAIN
+    return Chain(sentence, finding, status, row.via, None if disease == NONE else disease, sign, region)
 
 
-_ORDER = {Status.NEGATIVE: 0, Status.UNCERTAIN: 1, Status.POSITIVE: 2}
+def _regions(row_region: str, start: int, marks: Sequence[Found]) -> tuple[str | None, ...]:
+    """The regions of a mention at a token: its row's, or the place named nearest to it, on the side named nearest."""
+    place = row_region
+    if place == NONE or place in SIDED:
+        named = [pair for pair in _named(marks, "place") if row_region == NONE or pair[1] in _LUNG]
+        # What tells more than that it is somewhere in the lung counts before what tells that.
+        named = [pair for pair in named if pair[1] != "lung"] or named
+        place = min(named, key=lambda pair: _distance(pair[0], start))[1] if named else place
+    if place not in SIDED:
+        return (None if place == NONE else place,)
+    left, right, both = SIDED[place]
+    side = _side(start, marks)
+    return (left,) if side == "left" else (right,) if side == "right" else both
+
+
+def _side(start: int, marks: Sequence[Found]) -> str | None:
+    """The side named nearest; None where none is."""
+    return min(_named(marks, "side"), key=lambda pair: _distance(pair[0], start), default=(None, None))[1]
+
+
+def _named(marks: Sequence[Found], kind: str) -> list[tuple[Found, str]]:
+    groups = [(found, group) for found in marks for group in sorted(found.entry.subjects)]
+    return [(found, group.removeprefix(f"{kind} ")) for found, group in groups if group.startswith(kind)]
+
+
+def _distance(found: Found, start: int) -> int:
+    """Words between; what stands before a finding belongs to it rather than what follows."""
+    return start - found.start if found.start <= start else found.start - start + 1
+
+
 _END = re.compile(r"(?<=[.!?;])\s+|\n+")
 
 
@@ -173,123 +175,30 @@ def split_sentences(report: str) -> list[str]:
 @cache
 def shipped() -> ConceptTable:
     """The table of the package."""
-    return compile_concepts(_shipped_source(), "concept_map.toml")
+    return compile_concepts(shipped_text(), "concept_map.toml")
 
 
 def load_concepts(path: Path | None) -> ConceptTable:
     """The table of a file, or the shipped one.
 
     Raises:
-        DataError: the file cannot be read, or an entry is wrong; the message names it and the remedy.
+        DataError: the file cannot be read, or an entry is wrong; the message names file, line and remedy.
     """
     if path is None:
         return shipped()
     try:
-        source = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: not TOML: {error}") from error
-    if source.get("extends") == "shipped":
-        source = _merged(_shipped_source(), source)
-    return compile_concepts(source, str(path))
+        raise DataError(f"{path}: cannot be read ({error}); give a TOML file in UTF-8") from error
+    return compile_concepts(text, str(path))
 
 
-def _shipped_source() -> dict[str, Any]:
-    text = (importlib.resources.files("boxmed_ray.data") / "concept_map.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
-def compile_concepts(source: Mapping[str, Any], where: str) -> ConceptTable:
-    """A table with the keys that concept_map.toml explains.
+def compile_concepts(text: str, where: str) -> ConceptTable:
+    """A table from its text.
 
     Raises:
-        DataError: names the entry and what it may be.
+        DataError: names file, line and remedy.
     """
-    _check(source, where)
-    words = {key: source.get(key, {}) for key in ("finding", "group", "cue")}
-    base = phrases.shipped_source()
-    merged = _merged(base, words)
-    for name, finding in merged["finding"].items():
-        finding.setdefault("phrases", [])
-        if name not in base["finding"]:
-            finding["category"] = None
-    meanings = {
-        name: Meaning(_or_none(entry["disease"]), entry["via"], _or_none(entry["region"]))
-        for name, entry in source["finding"].items()
-    }
-    try:
-        table = compile_table(merged)
-    except ValueError as error:
-        raise DataError(f"{where}: a joint is written SUBJECT + STATE, both of them groups: {error}") from error
-    places = [_place(place) for place in source.get("place", ())]
-    labels = {label: frozenset(names) for label, names in source.get("reference", {}).items()}
-    return ConceptTable(
-        str(source["version"]), table, meanings, places, _pattern(source.get("examination", ())), labels
-    )
-
-
-def _check(source: Mapping[str, Any], where: str) -> None:
-    if unknown := source.keys() - _TOP_KEYS:
-        raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; there are {', '.join(sorted(_TOP_KEYS))}")
-    if not source.get("version") or not isinstance(source.get("finding"), Mapping):
-        raise DataError(f'{where}: needs version = "…" and [finding.…] entries')
-    for name, entry in source["finding"].items():
-        _check_finding(f"{where}: finding {name!r}", entry)
-    for number, place in enumerate(source.get("place", ()), 1):
-        for key in ("region", "otherwise"):
-            for region in _sided(place.get(key, REGIONS[0])):
-                if region not in REGIONS:
-                    raise DataError(
-                        f"{where}: place {number}: {region!r} is no region; use one of {', '.join(REGIONS)}"
-                    )
-        if not place.get("words") or "region" not in place:
-            raise DataError(f"{where}: place {number}: needs words and region")
-        if "{side}" in place["region"] and "otherwise" not in place:
-            raise DataError(f"{where}: place {number}: needs otherwise, for sentences that name no side or both")
-
-
-def _check_finding(where: str, entry: Mapping[str, Any]) -> None:
-    if unknown := entry.keys() - _FINDING_KEYS:
-        raise DataError(f"{where}: unknown key {sorted(unknown)[0]!r}; there are {', '.join(sorted(_FINDING_KEYS))}")
-    if missing := {"disease", "via", "region"} - entry.keys():
-        raise DataError(f"{where}: lacks {', '.join(sorted(missing))}")
-    if entry["disease"] not in (*DISEASES, NONE):
-        raise DataError(f"{where}: {entry['disease']!r} is no disease; use one of {', '.join(DISEASES)}, or {NONE}")
-    if entry["region"] not in (*REGIONS, NONE):
-        raise DataError(f"{where}: {entry['region']!r} is no region; use one of {', '.join(REGIONS)}, or {NONE}")
-
-
-def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """``more`` added to ``base``: tables by key, lists joined, what else is replaced."""
-    out = dict(base)
-    for key, value in more.items():
-        held = out.get(key)
-        if isinstance(held, Mapping) and isinstance(value, Mapping):
-            out[key] = _merged(held, value)
-        elif isinstance(held, list) and isinstance(value, list):
-            out[key] = [*value, *held]
-        else:
-            out[key] = dict(value) if isinstance(value, Mapping) else value
-    return out
-
-
-def _sided(region: str) -> Iterator[str]:
-    yield from (region.format(side=side) for side in _SIDES) if "{side}" in region else (region,)
-
-
-def _place(place: Mapping[str, Any]) -> Place:
-    region = place["region"]
-    words = _pattern([word.replace("{side}", "(left|right)") for word in place["words"]])
-    return Place(words, region, place.get("otherwise", region), "{side}" in region)
-
-
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Any of the phrases, in singular and regular plural, the longest first; of no phrases, what is nowhere."""
-    spelled = itertools.chain.from_iterable(map(expand_phrase, words))
-    forms = sorted({r"\s".join(map(re.escape, parts)) + "s?" for parts in spelled}, key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(forms)})\b" if forms else r"(?!)")
-
-
-def _or_none(name: str) -> str | None:
-    return None if name == NONE else name
+    source = read_source(text, where)
+    reference = {label: frozenset(names) for label, names in source.reference.items()}
+    return ConceptTable(source.version, source.finding, compile_phrases(source), compile_marks(source), reference)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from boxmed_ray import __version__
 from boxmed_ray.config import DataConfig
+from boxmed_ray.data.concept_map import load_concepts
 from boxmed_ray.data.images import ImageStore, decode_image, keep_square, read_bytes
 from boxmed_ray.data.readers import Item, Located, SkippedStudy, find_reader
 from boxmed_ray.data.readers.manifest import find_manifest, read_manifest, read_origin, write_manifest
@@ -62,6 +63,7 @@ def load_studies(config: DataConfig, seed: int, cache_folder: Path) -> Dataset:
         DataError: a study is bad and ``config.skip_corrupt`` is off, a patient is in two splits, or
             nothing is left to train or to test on. The message names file, line or key, value and remedy.
     """
+    load_concepts(config.concept_table)  # refuses a bad one before every image is decoded
     images = ImageStore(config.image_size, cache_folder / "resized")
     read, skipped = _without_duplicates(_read(config, seed, cache_folder))
     _check_patients(read)
@@ -88,9 +90,18 @@ def _read(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:
         return _phantoms(config, seed, cache_folder)
     if config.root is None:
         raise DataError(f"data.kind {config.kind!r} needs data.root, the folder of the data set")
-    if config.kind == "manifest":
-        return read_manifest(find_manifest(config.root), config.test_share)
-    return find_reader(config.kind)(config.root, config.test_share)
+    return read_items(config.kind, config.root, config.test_share)
+
+
+def read_items(kind: str, root: Path, test_share: float) -> Iterator[Item]:
+    """What the reader of ``data.kind`` finds at ``root``; phantoms have no root, and so no reader.
+
+    Raises:
+        DataError: nothing can be read there.
+    """
+    if kind == "manifest":
+        return read_manifest(find_manifest(root), test_share)
+    return find_reader(kind)(root, test_share)
 
 
 def _phantoms(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:
@@ -184,7 +195,8 @@ def _origin(config: DataConfig, seed: int) -> dict[str, Any]:
     origin: dict[str, Any] = {"kind": config.kind, "version": __version__}
     if config.kind == "phantom":
         return origin | {"train": config.train_studies, "test": config.test_studies, "seed": seed}
-    return origin | {"root": str(config.root), "test_share": config.test_share}
+    table = load_concepts(config.concept_table)
+    return origin | {"root": str(config.root), "test_share": config.test_share, "concept_table": table.version}
 
 
 def _write_record(

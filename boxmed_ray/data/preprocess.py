@@ -7,6 +7,7 @@ that a model sees (images.py), reports (report_text.py), which studies (load.py)
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
@@ -61,7 +62,13 @@ def shrink_study(study: Study, folder: Path, scale: float = PAPER_SCALE, max_pix
     Raises:
         DataError: the image cannot be read, or is not of the study's size.
     """
-    image = open_image(study.image)
+    return shrink_opened(open_image(study.image), study, folder, scale, max_pixels)
+
+
+def shrink_opened(
+    image: Image.Image, study: Study, folder: Path, scale: float = PAPER_SCALE, max_pixels: int | None = None
+) -> Study:
+    """As ``shrink_study``, for the study's image already opened."""
     old = study.width, study.height
     if image.size != old:
         raise DataError(f"{study.image}: is {image.width}x{image.height}, but its study says {old[0]}x{old[1]}")
@@ -70,7 +77,10 @@ def shrink_study(study: Study, folder: Path, scale: float = PAPER_SCALE, max_pix
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     smaller = image if new == old else image.resize(new, Image.Resampling.BICUBIC)
-    smaller.save(temporary, format="PNG")
+    # Encoded in memory: a full disk is then told by the system, and not by Pillow's encoder.
+    encoded = io.BytesIO()
+    smaller.save(encoded, format="PNG")
+    temporary.write_bytes(encoded.getvalue())
     os.replace(temporary, path)
     findings = tuple(_moved(finding, old, new) for finding in study.findings)
     return study.model_copy(update={"image": path.absolute(), "width": new[0], "height": new[1], "findings": findings})

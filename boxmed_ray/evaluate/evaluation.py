@@ -33,7 +33,8 @@ from rewards.text.labels import label
 FILE: Final = "evaluation.json"
 GROUNDING, CONCEPTS, REPORTS = "grounding.csv", "concepts.csv", "reports.csv"
 RULES, CHEXBERT = "labels by the rules of rewards/text/labels.py", "labels by CheXbert"
-csv.field_size_limit(1 << 24)
+_CELL = 1 << 24
+"""Characters of a cell at most: a report that never ended is one."""
 Baselines = Mapping[str, Sequence[GroundingRecord | None]]
 """Baseline → its answer to each prompt; None where it has none."""
 
@@ -327,5 +328,9 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    before = csv.field_size_limit(_CELL)  # of the whole process: others rely on theirs
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    finally:
+        csv.field_size_limit(before)

@@ -90,6 +90,9 @@ class Summary(_Section):
 
     seed: int
     wall_seconds: dict[str, float] = Field(description="Stage → seconds.")
+    data_wait: dict[str, Share] = Field(
+        default_factory=dict, description="Stage → share of its steps' time in which the learner waited for data."
+    )
     versions: dict[str, str] = Field(description="Package → version.")
     data: DataSummary
     grounding: Grounding

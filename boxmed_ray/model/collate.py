@@ -28,12 +28,13 @@ class GroupEncoder:
     Args:
         processor: tokenizer and image processor of the policy.
         image_size: side in pixels of the square that every image is resized to.
+        cache: folder of resized images (data/images.py), or None.
         budget: bytes of images kept; the least recently used go first. Images are kept as the bytes
             they were before normalisation: 38 kB at 112 px, an eighth of what the model takes in.
     """
 
-    def __init__(self, processor: Any, image_size: int, budget: int = 1 << 30) -> None:
-        self._processor, self._side, self._budget = processor, image_size, budget
+    def __init__(self, processor: Any, image_size: int, cache: Path | None = None, budget: int = 1 << 30) -> None:
+        self._processor, self._side, self._cache, self._budget = processor, image_size, cache, budget
         self._images: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
         self._bytes = 0
         self._prompts: dict[tuple[Task, str | None, int], torch.Tensor] = {}
@@ -55,7 +56,7 @@ class GroupEncoder:
         if key in self._images:
             self._images.move_to_end(key)
         else:
-            self._keep(key, load_square(image, self._side))
+            self._keep(key, load_square(image, self._side, self._cache))
         stored, grid = self._images[key]
         return (self._compact.expand(stored) if self._compact else stored), grid
 

@@ -19,7 +19,7 @@ from boxmed_ray.actors.types import Group, Prompt, Rollout
 from boxmed_ray.config import DataConfig, RunConfig
 from boxmed_ray.data.concepts import label_of
 from boxmed_ray.data.examples import Example, denied_findings, ground_example, grounded_findings, report_example
-from boxmed_ray.data.prompts import parse_answer
+from boxmed_ray.data.prompts import Task, parse_answer
 from boxmed_ray.data.study import Study
 from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.grounding import GroundingRecord
@@ -41,7 +41,7 @@ def prompt_of(example: Example) -> Prompt:
         width=study.width,
         height=study.height,
         targets=example.boxes,
-        target_text=example.response if example.phrase is None else None,
+        target_text=study.report if example.task in (Task.REPORT, Task.JOINT) else None,
     )
 
 

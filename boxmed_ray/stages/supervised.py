@@ -48,6 +48,7 @@ def train_supervised(
     out_folder: Path,
     on_progress: Callable[[dict[str, Any]], None],
     resume: bool,
+    image_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Run a supervised stage to its end; Ray must be initialised.
 
@@ -59,9 +60,11 @@ def train_supervised(
         examples: the stage's data; each epoch goes through it in an order of its own.
         out_folder: gets ``model`` (loads in transformers and vLLM) or ``adapter`` (PEFT format).
         on_progress: called in this thread once a step with step, steps, time, loss, lr, grad_norm, skipped,
-            tokens, seconds, tokens_per_s and examples; on a resume first with the steps before it, whose listener
+            tokens, seconds, tokens_per_s, examples and data_s (of the seconds those in which rank 0 waited for its
+            batch); on a resume first with the steps before it, whose listener
             may have been killed before it heard of the last of them.
         resume: go on from the newest whole checkpoint; without it the stage starts over.
+        image_cache: folder of resized images (data/images.py), or None.
 
     Returns:
         ``steps``, and where the backbone is frozen ``backbone_before`` and ``backbone_after``, SHA-256 of the
@@ -92,7 +95,7 @@ def train_supervised(
     # Chosen and checked here, once: what the driver logs, the user sees.
     found = CheckpointStore(out_folder / CHECKPOINTS).latest()
     _cut_progress(out_folder / PROGRESS, found.step if found else 0)
-    fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows, found))
+    fit = _Fit(Job(kind, config, model_folder.resolve(), out_folder, rows, found, image_cache))
     _follow(fit, out_folder, on_progress)
     shutil.rmtree(out_folder / _RAY, ignore_errors=True)
     if (out_folder / DIVERGED).is_file():

@@ -28,6 +28,7 @@ from boxmed_ray.checkpoint import Checkpoint, CheckpointStore
 from boxmed_ray.config import AdapterConfig, MCLConfig, RunConfig
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.dealing import deal
+from boxmed_ray.stages.prefetch import Prefetch
 from boxmed_ray.stages.watch import BadSteps
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Job:
         kind: "mcl" trains what ``config.mcl.train`` says; "adapter" what ``config.adapter.train`` says.
         out_folder: gets ``model`` or ``adapter``, ``checkpoints`` and the progress file.
         checkpoint: to go on from, whole; None starts at step 0.
+        image_cache: folder of resized images (data/images.py), or None.
     """
 
     kind: Kind
@@ -64,6 +66,7 @@ class Job:
     out_folder: Path
     rows: list[Row]
     checkpoint: Checkpoint | None = None
+    image_cache: Path | None = None
 
     @property
     def settings(self) -> MCLConfig | AdapterConfig:
@@ -130,7 +133,7 @@ class Worker:
         backbone.train()
         self.processor = policy.load_processor(job.model_folder)
         self.engine = Engine(ResponsePolicy(backbone), job.settings, job.settings.steps, bfloat16=bfloat16)
-        self.encoder = GroupEncoder(self.processor, job.config.data.image_size)
+        self.encoder = GroupEncoder(self.processor, job.config.data.image_size, job.image_cache)
         self.store = CheckpointStore(job.out_folder / CHECKPOINTS, job.settings.keep_checkpoints)
         self.frozen = self._backbone_digest() if job.writes == "adapter" else None
         self.bad = BadSteps(job.settings.max_bad_steps, f"{job.kind}.max_bad_steps")
@@ -142,24 +145,30 @@ class Worker:
         Too many steps in a row that are not finite end it without one, and with a word to the driver.
         """
         settings, stopped = self.job.settings, False
-        while self.step < settings.steps and not stopped:
-            stopped = self._train_step()
-            if self.bad.too_many:
-                self._give_up()
-                return
-            if self.step % settings.checkpoint_every == 0 or stopped or self.step == settings.steps:
-                self._checkpoint()
+        threads = functools.partial(torch.set_num_threads, self.job.config.resources.threads)
+        with Prefetch(self._batch, self.step, settings.steps, initializer=threads) as batches:
+            while self.step < settings.steps and not stopped:
+                stopped = self._train_step(batches)
+                if self.bad.too_many:
+                    self._give_up()
+                    return
+                if self.step % settings.checkpoint_every == 0 or stopped or self.step == settings.steps:
+                    self._checkpoint()
         if self.step == settings.steps:
             self._finish()
 
-    def _train_step(self) -> bool:
-        """One update; whether the driver wants to stop after it."""
-        begin = time.perf_counter()
-        settings, rows = self.job.settings, self.job.rows
-        batch = batch_indices(self.step, settings.batch_size, len(rows), self.job.config.seed)
+    def _batch(self, step: int) -> tuple[list[int], list[Any]]:
+        """Which examples this rank trains on in ``step``, and their tensors."""
+        rows = self.job.rows
+        batch = batch_indices(step, self.job.settings.batch_size, len(rows), self.job.config.seed)
         lengths = {i: len(rows[i].response) for i in batch}
         mine = share_of(batch, lengths, self.rank, self.engine.world_size)  # type: ignore[arg-type]
-        groups = [self._encode(rows[i]) for i in mine]
+        return mine, [self._encode(rows[i]) for i in mine]
+
+    def _train_step(self, batches: Prefetch[tuple[list[int], list[Any]]]) -> bool:
+        """One update; whether the driver wants to stop after it."""
+        begin = time.perf_counter()
+        mine, groups = batches.take()
         # Known before the forward pass, so that every rank divides by the tokens of the whole batch.
         tokens = sum(len(response) for group in groups for response in group.responses)
         counts = torch.tensor([tokens, len(groups), self._wants_stop()], device=self.engine.device)
@@ -177,7 +186,7 @@ class Worker:
             self._report(
                 loss=total.item(), lr=outcome.lr, grad_norm=outcome.grad_norm, skipped=not outcome.taken,
                 tokens=int(counts[0]), seconds=seconds, tokens_per_s=int(counts[0]) / seconds,
-                examples=int(counts[1]),
+                examples=int(counts[1]), data_s=batches.waited,
             )  # fmt: skip
         return bool(counts[2])
 

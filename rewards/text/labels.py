@@ -34,6 +34,8 @@ class Mention:
 
     finding: str
     status: Status
+    start: int
+    """Token of the text at which the phrase begins that made it a mention (see ``find_phrases``)."""
 
 
 def mentions(report: str, table: Table | None = None) -> list[Mention]:
@@ -113,10 +115,11 @@ class _Reader:
         self._table, self._phrases = table, phrases
         self._scope = _Scope()
         self._mentions: list[Mention] = []
+        self._start = 0
 
     def read(self) -> list[Mention]:
         for index, found in enumerate(self._phrases):
-            entry = found.entry
+            entry, self._start = found.entry, found.start
             if entry.cues:
                 self._cue(index, entry.cues)
             if entry.subjects:
@@ -214,7 +217,7 @@ class _Reader:
 
     def _mention(self, finding: str, status: Status) -> None:
         if not self._scope.ignored:
-            mention = Mention(finding, status)
+            mention = Mention(finding, status, self._start)
             self._mentions.append(mention)
             self._scope.mentions.append(mention)
 

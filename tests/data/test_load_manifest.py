@@ -43,6 +43,19 @@ def test_what_is_written_is_read(studies: list[Study], load: Load, tmp_path: Pat
     assert read_origin(root / f"manifest.{suffix}") == {"seed": 3}
 
 
+def test_the_table_of_concepts_is_on_record_and_a_bad_one_refused(
+    studies: list[Study], load: Load, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path / "set" / "manifest.jsonl", studies)
+    table = tmp_path / "mine.toml"
+    table.write_text('version = "mine-7"\nextends = "shipped"\n')
+    load("manifest", tmp_path / "set", concept_table=table)
+    assert read_origin(tmp_path / "cache" / "manifest.jsonl")["concept_table"] == "mine-7"
+    table.write_text('version = "mine-8"\nextends = "shipped"\n[finding.a]\nregion = "toe"\n')
+    with pytest.raises(DataError, match=r"mine\.toml:4: finding\.a\.region: 'toe' is unknown"):
+        load("manifest", tmp_path / "set", concept_table=table)
+
+
 def test_both_formats_and_any_place_give_one_hash(studies: list[Study], load: Load, tmp_path: Path) -> None:
     write_manifest(tmp_path / "set" / "manifest.jsonl", studies)
     first = load("manifest", tmp_path / "set")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -35,12 +35,27 @@ class SkippedStudy:
     by_rule: bool = False
 
 
+class ImageHashes(NamedTuple):
+    """What a built manifest says of an image beside its study; hexadecimal.
+
+    Attributes:
+        sha256: of the file beside the manifest.
+        source_sha256: of the file that it was made from.
+        perceptual_hash: of the picture (perceptual_hash.py).
+    """
+
+    sha256: str
+    source_sha256: str
+    perceptual_hash: str
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A study and where it was read, for messages about it."""
+    """A study and where it was read, for messages about it; ``hashes`` where its manifest has them."""
 
     study: Study
     where: str
+    hashes: ImageHashes | None = None
 
 
 Item = Located | SkippedStudy

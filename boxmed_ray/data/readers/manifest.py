@@ -5,7 +5,7 @@ what makes one valid (study.py).
 
 JSONL: the first line is ``{"schema_version": 1, "origin": {…}}``, every other line one Study. Parquet:
 one row a study, the version and the origin in the file's metadata. Image paths are relative to the
-manifest where the image lies below its folder.
+manifest where the image lies below its folder. The columns of ``ImageHashes`` may stand beside those of a study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from boxmed_ray.data.readers import Item, Located, SkippedStudy, explain, split_by_patient
+from boxmed_ray.data.readers import ImageHashes, Item, Located, SkippedStudy, explain, split_by_patient
 from boxmed_ray.data.study import SCHEMA_VERSION, DataError, Study
 
 NAMES: Final = ("manifest.jsonl", "manifest.parquet")
@@ -34,8 +34,8 @@ def write_manifest(path: Path, studies: Sequence[Study], origin: Mapping[str, An
         origin: what the studies were made from, if it should be known later; JSON values.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = {"schema_version": SCHEMA_VERSION, "origin": dict(origin or {})}
-    rows = [_row(study, path.parent.absolute()) for study in studies]
+    head = manifest_head(origin or {})
+    rows = [manifest_row(study, path.parent.absolute()) for study in studies]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if _is_parquet(path):
         _write_parquet(temporary, rows, head)
@@ -86,13 +86,15 @@ def read_manifest(path: Path, test_share: float = 0.0) -> Iterator[Item]:
             continue
         if not named:
             row["split"] = split_by_patient(str(row.get("source")), str(row.get("patient_id")), test_share)
+        hashes = _take_hashes(row)
         try:
             # By way of JSON because in strict mode only JSON may give a path or a tuple as text and list.
             study = Study.model_validate_json(json.dumps(row), strict=True)
         except ValidationError as error:
             yield SkippedStudy(name, f"{explain(error, where)}; correct it")
         else:
-            yield Located(study.model_copy(update={"image": Path(os.path.abspath(folder / study.image))}), where)
+            image = Path(os.path.abspath(folder / study.image))
+            yield Located(study.model_copy(update={"image": image}), where, hashes)
 
 
 def read_origin(path: Path) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def read_origin(path: Path) -> dict[str, Any]:
         return _check_head({_META_KEY: file.readline()}, path)
 
 
-def _row(study: Study, folder: Path) -> dict[str, Any]:
+def manifest_row(study: Study, folder: Path) -> dict[str, Any]:
+    """A study as a manifest in ``folder`` (absolute) holds it."""
     row = study.model_dump(mode="json")
     image = study.image.absolute()
     row["image"] = str(image.relative_to(folder)) if image.is_relative_to(folder) else str(image)
@@ -175,12 +178,30 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], head: Mapping[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=manifest_schema(head)), path)
+
+
+def manifest_head(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of itself."""
+    return {"schema_version": SCHEMA_VERSION, "origin": dict(origin)}
+
+
+def manifest_schema(head: Mapping[str, Any], hashes: bool = False) -> Any:
+    """The Arrow schema of a manifest, with the columns of ``ImageHashes`` or without."""
+    import pyarrow as pa
+
     finding = [("phrase", pa.string()), ("boxes", pa.list_(pa.list_(pa.float64()))),
                ("disease", pa.string()), ("region", pa.string())]  # fmt: skip
     kinds = {"width": pa.int32(), "height": pa.int32(), "findings": pa.list_(pa.struct(finding))}
-    fields = [(name, kinds.get(name, pa.string())) for name in Study.model_fields]
-    schema = pa.schema(fields, metadata={_META_KEY: json.dumps(head).encode()})
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    names = [*Study.model_fields, *(ImageHashes._fields if hashes else ())]
+    fields = [(name, kinds.get(name, pa.string())) for name in names]
+    return pa.schema(fields, metadata={_META_KEY: json.dumps(head).encode()})
+
+
+def _take_hashes(row: dict[str, Any]) -> ImageHashes | None:
+    """Take the columns of ``ImageHashes`` out of a row; None where one is missing."""
+    values = [row.pop(name, None) for name in ImageHashes._fields]
+    return ImageHashes(*values) if all(isinstance(value, str) for value in values) else None
 
 
 def _check_head(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
