@@ -21,13 +21,14 @@ from pathlib import Path
 import yaml
 
 from boxmed_ray.ablation import QUICK, TITLES, Condition, Table, Variant, plan, rows_of, stage_keys, take_over
-from boxmed_ray.config import ConfigError, RunConfig, load_config
+from boxmed_ray.config import ConfigError, RunConfig, load_config, parse_config
 from boxmed_ray.interrupt import Interrupt, interruptible
 from boxmed_ray.ray_local import inside_cluster
 
 _POLL_S = 1.0
 _STOP_S = 300.0
 """Time a run gets for its checkpoint after an interrupt."""
+_MAY_DIFFER = {"resources", "tracking", "runs_dir", "work_dir"}
 _CONFIG, _SUMMARY, _EVALUATION = "config.yaml", "summary.json", "evaluation.json"
 
 
@@ -293,18 +294,19 @@ def write_tables(config: RunConfig, options: Options) -> None:
 
 def _make_folder(config: RunConfig) -> None:
     """A run that `boxmed train --resume` finds; one that is there must be the same."""
-    path, text = config.folder / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    path = config.folder / _CONFIG
     if not path.is_file():
         config.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(text)
+        part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         part.replace(path)
         return
-    known = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "resources"}
-    wanted = {key: value for key, value in yaml.safe_load(text).items() if key != "resources"}
-    if known != wanted:
-        apart = ", ".join(sorted(key for key in known.keys() | wanted.keys() if known.get(key) != wanted.get(key)))
-        raise ConfigError(f"{config.folder}: was started with another {apart}; give the ablation another --out")
+    known = parse_config(path.read_text(), str(path))
+    apart = [name for name, value in config if name not in _MAY_DIFFER and getattr(known, name) != value]
+    if apart:
+        raise ConfigError(
+            f"{config.folder}: was started with another {', '.join(apart)}; give the ablation another --out"
+        )
 
 
 def _is_whole(folder: Path, stage: str) -> bool:
