@@ -134,6 +134,7 @@ def _report_records(answers: Answers, scores: Scores) -> list[ReportRecord]:
             reference=study.report or "",
             generated=answers.reports[i],
             scores={name: values[i] for name, values in scores.values.items() if not isnan(values[i])},
+            meteor=None if scores.meteor_counts is None else scores.meteor_counts[i],
             chexbert=None if scores.labels is None else (scores.labels[0][i], scores.labels[1][i]),
         )
         for i, study in enumerate(answers.studies)

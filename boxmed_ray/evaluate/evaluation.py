@@ -25,6 +25,8 @@ from boxmed_ray.evaluate.figures import FigureSet, Values, percentile_interval, 
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import grounding_figures
 from boxmed_ray.evaluate.label_figures import label_figures
+from boxmed_ray.evaluate.meteor_java import NAME as METEOR_15
+from boxmed_ray.evaluate.meteor_java import meteor_figure
 from boxmed_ray.evaluate.report_figures import SCORES, score_figures, score_kind, text_figures
 from rewards.categories import Status
 from rewards.sample import BoxT
@@ -85,6 +87,7 @@ class ReportRecord:
         reference: its own report.
         generated: the model's.
         scores: name, of a kind in SCORES → value; absent where this report has none.
+        meteor: counts of METEOR's program, where it was ready.
         chexbert: CheXbert's labels of reference and generated report, where it was ready.
     """
 
@@ -93,6 +96,7 @@ class ReportRecord:
     generated: str
     scores: Mapping[str, float] = field(default_factory=dict)
     chexbert: tuple[Mapping[str, Status], Mapping[str, Status]] | None = None
+    meteor: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,10 @@ def _report_figures(reports: Sequence[ReportRecord]) -> FigureSet:
     scored = sorted(known, key=lambda name: (list(SCORES).index(score_kind(name)), name))
     values = {name: [report.scores.get(name, float("nan")) for report in reports] for name in scored}
     parts.append(score_figures(values, studies))
+    counts = [report.meteor for report in reports if report.meteor is not None]
+    if len(counts) == len(reports):
+        figure, column = meteor_figure(np.array(counts, dtype=np.float64))
+        parts.append(FigureSet(studies, {METEOR_15: column}, [figure]))
     columns = {name: values for part in parts for name, values in part.columns.items()}
     return FigureSet(studies, columns, [figure for part in parts for figure in part.figures])
 
@@ -293,6 +301,7 @@ def _report_rows(samples: Samples) -> list[dict[str, Any]]:
             "reference": report.reference,
             "generated": report.generated,
             "chexbert_labels": json.dumps(report.chexbert) if report.chexbert else "",
+            "meteor_counts": json.dumps(report.meteor) if report.meteor else "",
             **{name: _cell(values[i]) for name, values in columns.items()},
         }
         for i, report in enumerate(samples.reports)
@@ -306,6 +315,7 @@ def _report_record(row: Mapping[str, str]) -> ReportRecord:
         reference=row["reference"],
         generated=row["generated"],
         scores={name: float(cell) for name, cell in row.items() if cell and score_kind(name) in SCORES},
+        meteor=json.loads(row["meteor_counts"]) if row["meteor_counts"] else None,
         chexbert=None if labels is None else (_statuses(labels[0]), _statuses(labels[1])),
     )
 

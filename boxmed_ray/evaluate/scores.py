@@ -16,6 +16,8 @@ from typing import Final
 from boxmed_ray.config import JudgesConfig
 from boxmed_ray.evaluate.judge_scores import judge_scores
 from boxmed_ray.evaluate.meteor import meteor
+from boxmed_ray.evaluate.meteor_java import NAME as METEOR_15
+from boxmed_ray.evaluate.meteor_java import meteor_counts
 from rewards.categories import Status
 from rewards.metrics import build_metric
 from rewards.radcliq import VERSIONS, composite
@@ -33,6 +35,7 @@ class Scores:
 
     Attributes:
         values: name → score of each report.
+        meteor_counts: of METEOR's program, for each report; None without it.
         labels: CheXbert's labels of the references and of the generated reports; None without it.
         missing: name → why there is no such score, and what to do.
     """
@@ -40,6 +43,7 @@ class Scores:
     values: dict[str, list[float]] = field(default_factory=dict)
     labels: tuple[list[dict[str, Status]], list[dict[str, Status]]] | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    meteor_counts: list[list[float]] | None = None
 
 
 def score_reports(
@@ -68,6 +72,10 @@ def score_reports(
             scores.values[name] = compute()
         except MissingScorerError as error:
             scores.missing[name] = str(error)
+    try:
+        scores.meteor_counts = meteor_counts(references, hypotheses)
+    except MissingScorerError as error:
+        scores.missing[METEOR_15] = str(error)
     _radcliq(scores, Bleu2().score_pairs(references, hypotheses))
     return scores
 
