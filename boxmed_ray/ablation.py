@@ -159,11 +159,13 @@ def done_stages(folder: Path) -> dict[str, Path]:
     except (OSError, ConfigError):
         return {}
     keys = stage_keys(config)
-    return {
-        key: folder / "stages" / stage
-        for stage, key in keys.items()
-        if (folder / "stages" / stage / "done.json").is_file() and _measured(folder, stage)
-    }
+    return {key: folder / "stages" / stage for stage, key in keys.items() if is_done(folder, stage)}
+
+
+def is_done(folder: Path, stage: str) -> bool:
+    """Whether a run has ended a stage, and measured the model where the pipeline does."""
+    measured = stage == "init" or (folder / "evaluation" / f"{stage}.jsonl").is_file()
+    return measured and (folder / "stages" / stage / "done.json").is_file()
 
 
 def take_over(config: RunConfig, others: Iterable[Path]) -> list[str]:
@@ -188,10 +190,6 @@ def take_over(config: RunConfig, others: Iterable[Path]) -> list[str]:
         _link_tree(source, target)
         taken.append(stage)
     return taken
-
-
-def _measured(folder: Path, stage: str) -> bool:
-    return stage == "init" or (folder / "evaluation" / f"{stage}.jsonl").is_file()
 
 
 def _link_tree(source: Path, target: Path) -> None:

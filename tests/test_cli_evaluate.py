@@ -32,6 +32,22 @@ def test_a_run_means_its_newest_model_and_its_adapter(run: Path):
     assert find_subject(run, None, [], None).model == run / "stages/mcl/model"
 
 
+def test_a_run_whose_reports_tuned_a_whole_model_means_that_model(run: Path):
+    (run / "stages/adapter/adapter").rename(run / "stages/adapter/model")
+    (run / "stages/adapter/done.json").write_text("{}")
+    subject = find_subject(run, None, [], None)
+    assert (subject.model, subject.adapter) == (run / "stages/adapter/model", None)
+
+
+def test_a_run_that_skips_what_trains_the_backbone_means_what_it_began_with(run: Path):
+    for stage in ("mcl", "svr"):
+        (run / "stages" / stage / "done.json").unlink()
+    (run / "stages/adapter/done.json").write_text("{}")
+    assert find_subject(run, None, [], None).model == run / "stages/init/model"
+    published = find_subject(run, None, ["model.name_or_path=/models/qwen"], None)
+    assert published.model == Path("/models/qwen")
+
+
 def test_a_model_in_a_run_takes_the_runs_config_and_no_adapter(run: Path):
     subject = find_subject(run / "stages/mcl/model", None, [], None)
     assert (subject.name, subject.run, subject.adapter) == ("demo-mcl", run, None)

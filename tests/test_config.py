@@ -121,6 +121,24 @@ def test_rollout_workers_are_started_for_adapters_where_an_adapter_is_all_that_t
     assert load_config("phantom-cpu", [override]).svr.adapter_rank == rank
 
 
+def test_for_comparison_the_adapter_stage_trains_parts_of_the_backbone() -> None:
+    vision = load_config("phantom-cpu", ["adapter.lora=false", "adapter.train_also=[vision_tower]"]).adapter.train
+    assert (vision.lora, vision.vision_tower, vision.projector, vision.language_model) == (None, True, False, False)
+    beside = load_config("phantom-cpu", ["adapter.train_also=[projector]"]).adapter.train
+    assert beside.projector
+    assert beside.lora is not None
+    assert not beside.adapter_alone
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("adapter.lora=false", "nothing would train"), ("adapter.train_also=[language_model]", "set lora=false")],
+)
+def test_an_adapter_stage_that_contradicts_itself_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config("phantom-cpu", [override])
+
+
 def test_the_adapter_stage_is_lora_on_the_language_model_alone() -> None:
     train = load_config("phantom-cpu", ["adapter.rank=4", "adapter.alpha=12", "adapter.dropout=0.1"]).adapter.train
     assert train.model_dump() == dict.fromkeys(("language_model", "projector", "vision_tower"), False) | {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from boxmed_ray.ablation import QUICK, TITLES, Condition, Table, Variant, plan, rows_of, stage_keys, take_over
+from boxmed_ray.ablation import QUICK, TITLES, Condition, Table, Variant, is_done, plan, rows_of, stage_keys, take_over
 from boxmed_ray.config import ConfigError, RunConfig, load_config, parse_config
 from boxmed_ray.interrupt import Interrupt, interruptible
 from boxmed_ray.ray_local import inside_cluster
@@ -185,14 +185,13 @@ class Ablation:
 
     def _is_being_done(self, variant: Variant) -> bool:
         """Whether a run under way is to do a stage that this one needs too: waiting is cheaper than doing it twice."""
-        needs = stage_keys(variant.config)
-        for job in self._running:
-            folder = job.variant.config.folder
-            for stage, key in stage_keys(job.variant.config).items():
-                left = not _is_whole(folder, stage)
-                if left and key in needs.values() and not _is_whole(variant.config.folder, stage):
-                    return True
-        return False
+        own = variant.config.folder
+        needs = {key for stage, key in stage_keys(variant.config).items() if not is_done(own, stage)}
+        return any(
+            key in needs and not is_done(job.variant.config.folder, stage)
+            for job in self._running
+            for stage, key in stage_keys(job.variant.config).items()
+        )
 
     def _steps(self, variant: Variant) -> list[list[str]]:
         """Commands that are left for a variant."""
@@ -307,11 +306,6 @@ def _make_folder(config: RunConfig) -> None:
         raise ConfigError(
             f"{config.folder}: was started with another {', '.join(apart)}; give the ablation another --out"
         )
-
-
-def _is_whole(folder: Path, stage: str) -> bool:
-    measured = stage == "init" or (folder / "evaluation" / f"{stage}.jsonl").is_file()
-    return measured and (folder / "stages" / stage / "done.json").is_file()
 
 
 def _folders(runs: Path, but: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from boxmed_ray.actors.learn_batch import learn_groups, split
@@ -12,7 +13,7 @@ from boxmed_ray.actors.learner import LearnerRank
 from boxmed_ray.checkpoint import CheckpointError
 from boxmed_ray.commands.export import export
 from boxmed_ray.config import ConfigError, LoraConfig, TrainableConfig
-from boxmed_ray.model.policy import digest, load_policy, load_processor
+from boxmed_ray.model.policy import add_lora, digest, load_policy, load_processor
 from tests import one_rank
 from tests.actors.learner_cases import config, model_folder, scored_groups
 
@@ -58,6 +59,31 @@ def test_each_checkpoint_gives_the_model_of_its_update(
     with pytest.raises(KeyError, match=r"svr\.train"):
         export(run, tmp_path / "none", "last")
     assert len(set(expected)) == 3
+
+
+def test_the_merged_model_is_the_backbone_with_its_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, run = config(tmp_path), tmp_path / "run"
+    (run / "stages/mcl").mkdir(parents=True)
+    model_folder(settings, tmp_path).rename(run / "stages/mcl/model")
+    (run / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    with pytest.raises(ConfigError, match="adapter to merge"):
+        export(run, tmp_path / "merged", "merged")
+    adapted = add_lora(load_policy(run / "stages/mcl/model", torch.float32), 2, 8)
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(run / "stages/adapter/adapter")
+    export(run, tmp_path / "merged", "merged")
+    assert "adapter merged" in capsys.readouterr().out
+    merged, ids = load_policy(tmp_path / "merged"), torch.arange(10, 30)[None]
+    with torch.inference_mode():
+        ours, theirs = merged(input_ids=ids).logits, adapted(input_ids=ids).logits
+        with adapted.disable_adapter():
+            without = adapted(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert (ours - without).abs().max() > 0.01
+    assert load_processor(tmp_path / "merged").image_token == "<|image_pad|>"
 
 
 def _other(train: TrainableConfig) -> TrainableConfig:
