@@ -89,8 +89,8 @@ def backbone_config(name_or_path: str) -> Any:
             return AutoConfig.from_pretrained(name_or_path)
         except OSError as error:
             raise ConfigError(
-                f"model.name_or_path = {name_or_path!r}: no folder with a config.json, no backbone whose sizes are known "
-                f"({', '.join(published_names())}), and not to be had from the hub; give the folder of the model"
+                f"model.name_or_path = {name_or_path!r}: no folder with a config.json, no backbone whose sizes are "
+                f"known ({', '.join(published_names())}), and not to be had from the hub; give the folder of the model"
             ) from error
     return CONFIG_MAPPING[values["model_type"]].from_dict(values)
 
