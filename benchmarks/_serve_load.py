@@ -37,8 +37,10 @@ async def load(address: str, bodies: list[str], clients: int, seconds: float) ->
             )
             now = time.perf_counter()
             if begun <= now < ended:
-                errors += answer.status_code != 200
-                times.append(now - asked)
+                if answer.status_code == 200:
+                    times.append(now - asked)
+                else:
+                    errors += 1
 
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits) as client:

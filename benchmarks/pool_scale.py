@@ -39,7 +39,7 @@ from boxmed_ray.actors.pool import Pool
 from boxmed_ray.actors.pool_worker import RayWorker
 from boxmed_ray.actors.scaling import Limits
 from boxmed_ray.actors.types import Group, Prompt, Rollout
-from boxmed_ray.config import ModelConfig, PoolConfig, ResourcesConfig, RunConfig, SVRConfig
+from boxmed_ray.config import ModelConfig, PoolConfig, ResourcesConfig, RunConfig, SVRConfig, WatchConfig
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.stages.reinforce import Reinforcement, reinforce
@@ -158,6 +158,7 @@ def measure(world: World, count: int, staleness: int, updates: int, prompts: int
             group_size=GROUP,
             max_new_tokens=world.cap,
             max_staleness=staleness,
+            watch=WatchConfig(every=0),  # its scorers would have to be simulated too, and are not what is measured
             checkpoint_every=steps + 1,
         ),
         resources=ResourcesConfig(

@@ -180,6 +180,7 @@ def _one_encode(address: str, side: int, repeats: int) -> dict[str, Any]:
 def _ours(run: Path, folder: Path) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "boxmed_ray.cli", "serve", str(run), "--no-auth", "--port", str(port)]
+    command += ["--waiting", "256"]
     with _server(command, f"http://127.0.0.1:{port}", "/healthz", folder / "ours.log") as address:
         yield address
 

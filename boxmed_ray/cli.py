@@ -16,9 +16,32 @@ from boxmed_ray import __version__
 from boxmed_ray.config import ConfigError, is_uri, recipe_names
 from boxmed_ray.ray_local import quiet_environment
 
+_HELP = """Train, serve and check chest X-ray models that show what they say.
+
+A run takes X-rays with boxes and reports through medical concept learning (MCL), reinforcement on where findings are
+(SVR) and an adapter for reports, and ends with a report page and a model that `boxmed serve` serves. Everything that
+can be wrong beforehand is refused with one message and exit code 2; Ctrl-C leaves a checkpoint.
+"""
+
+_EXAMPLES = """\b
+A first run, without a GPU:     boxmed train --recipe phantom-cpu
+On X-rays of your own:          boxmed data --recipe mine.yaml; boxmed train --recipe mine.yaml
+Does it fit on four GPUs?       boxmed plan --recipe boxmed-qwen2-vl-2b --gpus 4
+On a cluster:                   boxmed doctor --remote HOST:8265 --recipe NAME
+                                boxmed submit --address HOST:8265 -- train --recipe NAME
+                                boxmed jobs list --address HOST:8265
+What came of it:                boxmed serve runs/phantom-cpu
+After a stop or a crash:        boxmed train --resume NAME
+
+\b
+Exit codes: 0 done, 1 failed, 2 refused (the message says what to change), 130 and 143 stopped with a checkpoint.
+Keys of a recipe: docs/configuration.md. Handbook: docs/operating.md.
+"""
+
 app = typer.Typer(
     name="boxmed",
-    help="Train, serve and check chest X-ray models that show what they say.",
+    help=_HELP,
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -27,6 +50,8 @@ app = typer.Typer(
 
 rewards_app = typer.Typer(no_args_is_help=True, help="Score reports, and see which scorers are ready.")
 app.add_typer(rewards_app, name="rewards")
+jobs_app = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: list, status, logs, stop.")
+app.add_typer(jobs_app, name="jobs")
 
 data_app = typer.Typer(help="Read, check and make data sets.")
 app.add_typer(data_app, name="data")
@@ -49,13 +74,14 @@ def main() -> None:
     """Entry point of the console script.
 
     One message and exit 2 for what the user can put right before it starts, one and exit 1 for a training that
-    diverged, for workers that do not start, and for checkpoints that cannot be read, written or uploaded.
+    diverged or rang an alarm, for workers that do not start, and for checkpoints that cannot be read, written or
+    uploaded.
     """
     from boxmed_ray.actors.pool_items import PoolError
     from boxmed_ray.actors.weight_backend import BackendError
     from boxmed_ray.checkpoint import CheckpointError
     from boxmed_ray.data.study import DataError
-    from boxmed_ray.stages.watch import DivergedError
+    from boxmed_ray.stages.watch import DivergedError, DriftError
 
     quiet_environment()
     try:
@@ -63,7 +89,7 @@ def main() -> None:
     except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except (DivergedError, CheckpointError, PoolError) as error:
+    except (DivergedError, DriftError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -143,6 +169,23 @@ def data(
     run(recipe, overrides or [])
 
 
+@data_app.command("concepts")
+def data_concepts(
+    root: Annotated[Path, typer.Argument(help="Folder of Open-i reports: NLMCXR_reports.tgz, or its XML files.")],
+    table: Annotated[Path | None, typer.Option(help="A mapping of your own (TOML), or additions.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Reference labels. Default: negbio_labels*.csv in ROOT.")] = None,
+    unmapped: Annotated[int, typer.Option(min=0, help="Sentences without a place to show.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that gets chains.jsonl, thinking.jsonl and unmapped.csv.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What the mapping of free text onto diseases and regions covers of a corpus of reports."""
+    from boxmed_ray.commands.data_concepts import concepts
+
+    concepts(root, table, labels, unmapped, out, as_json)
+
+
 @data_app.command("from-feedback")
 def data_from_feedback(
     folder: Annotated[Path, typer.Argument(help="What `boxmed serve --feedback FOLDER --feedback-images` keeps.")],
@@ -220,6 +263,23 @@ def data_stats(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file.")],
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Lay the run out on so many GPUs. Default: as the recipe places it.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+) -> None:
+    """Say where a run's parts go on GPUs and how full each gets. Exits 2 if it cannot fit, with what would.
+
+    Nothing is loaded or started: parameters are counted on the backbone's real architecture, memory is arithmetic.
+    """
+    from boxmed_ray.commands.plan import plan as run
+
+    raise typer.Exit(run(recipe, overrides or [], gpus))
+
+
+@app.command()
 def serve(
     run: Annotated[Path, typer.Argument(help="A finished run: its folder, or its name below the folder of runs.")],
     host: Annotated[str, typer.Option(help="Address to listen on; with keys it may be other machines'.")] = "127.0.0.1",
@@ -232,6 +292,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A further adapter, asked for by that name.")
     ] = None,
     replicas: Annotated[str, typer.Option(metavar="MIN[:MAX]", help="Engines; more than MIN under load.")] = "1",
+    waiting: Annotated[int, typer.Option(min=1, help="Requests under way in each engine; more get 503.")] = 32,
     feedback: Annotated[Path | None, typer.Option(help="Folder that keeps readers' verdicts.")] = None,
     feedback_images: Annotated[
         bool, typer.Option("--feedback-images", help="Keep the pixels beside them, for `boxmed data from-feedback`.")
@@ -246,8 +307,8 @@ def serve(
     from boxmed_ray.commands.serve import start
 
     start(
-        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, feedback,
-        feedback_images, origin or [],
+        _run_folder(run, runs_dir), host, port, None if no_auth else keys, adapter or [], replicas, waiting,
+        feedback, feedback_images, origin or [],
     )  # fmt: skip
 
 
@@ -294,6 +355,44 @@ def export(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run (its newest model), or a model folder.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="PEFT folder that writes the reports. Default: of a run, its own.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. data.root=DIR.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Data and sizes for a model that lies in no run: a recipe or a YAML file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: evaluations/NAME.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Measure a model on the held-out split: grounding and reports, beside baselines, each figure defined.
+
+    Writes evaluation.json, grounding.csv and reports.csv; scorers that are not there are listed with the remedy.
+    """
+    from boxmed_ray.commands.evaluate import evaluate as run
+
+    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder that `boxmed evaluate` wrote: of the model held to be better.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the other, measured on the same samples.")],
+    out: Annotated[Path | None, typer.Option(help="Folder that gets comparison.html and comparison.csv.")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+) -> None:
+    """Is the first model better? Paired one-tailed Wilcoxon tests with Holm's correction, and bootstrap intervals."""
+    from boxmed_ray.commands.evaluate import compare as run
+
+    run(first, second, out, resamples)
+
+
+@app.command()
 def submit(
     address: Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")],
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run, after --.")] = None,
@@ -307,18 +406,75 @@ def submit(
     python: Annotated[
         str | None, typer.Option(help="Interpreter on the cluster. Default: this one on a local cluster, else python.")
     ] = None,
+    variables: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="A variable of the job; no secrets.")
+    ] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="A variable that the cluster itself must have.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Refuse what the cluster lacks before anything is submitted.")] = True,
     attach: Annotated[str | None, typer.Option(metavar="JOB", help="Follow a job that exists.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
 ) -> None:
     """Run a command on a Ray cluster: boxmed submit --address HOST:8265 -- train --recipe NAME.
 
-    Follows the log and ends with the command's exit code. Ctrl-C leaves the job running.
+    Looks first whether the cluster has what the run needs. Follows the log and ends with the command's exit code.
+    Ctrl-C leaves the job running: boxmed jobs says how it is.
     """
     from boxmed_ray.commands.submit import submit as run
     from boxmed_ray.submit import Submission
 
-    submission = Submission(tuple(command or ()), address, working_dir, runs_dir, python)
+    submission = Submission(
+        tuple(command or ()),
+        address,
+        working_dir,
+        runs_dir,
+        python,
+        tuple(variables or ()),
+        tuple(secrets or ()),
+        check,
+    )
     raise typer.Exit(run(submission, attach=attach, wait=wait))
+
+
+Address = Annotated[str, typer.Option(help="The cluster's dashboard: HOST[:PORT] or a URL.")]
+Job = Annotated[str, typer.Argument(help="As `boxmed jobs list` names it.")]
+
+
+@jobs_app.command("list")
+def list_jobs(address: Address) -> None:
+    """Jobs of a cluster, the newest first: state, times, command."""
+    from boxmed_ray.commands.jobs import show
+
+    show(address)
+
+
+@jobs_app.command()
+def status(job: Job, address: Address) -> None:
+    """How a job is. Exits 0 if it runs or went well, 1 if it failed or was stopped."""
+    from boxmed_ray.commands.jobs import status as run
+
+    raise typer.Exit(run(address, job))
+
+
+@jobs_app.command()
+def logs(
+    job: Job,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends, with its exit code.")] = False,
+) -> None:
+    """What a job has printed."""
+    from boxmed_ray.commands.jobs import logs as run
+
+    raise typer.Exit(run(address, job, follow))
+
+
+@jobs_app.command()
+def stop(job: Job, address: Address) -> None:
+    """Stop a job; a run leaves a checkpoint first, for which it has two minutes."""
+    from boxmed_ray.commands.jobs import stop as run
+
+    raise typer.Exit(run(address, job))
 
 
 @app.command()
@@ -326,8 +482,21 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not try to import the heavy packages.")] = False,
     runs_dir: RunsDir = None,
+    remote: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Look at every node of a Ray cluster instead.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --remote: what this recipe needs of it.")] = None,
+    secrets: Annotated[
+        list[str] | None, typer.Option("--secret", metavar="NAME", help="With --remote: a variable it must have.")
+    ] = None,
 ) -> None:
-    """Say what this machine has and lacks, and what to do. Exits 1 if something needed is missing."""
+    """Say what this machine, or a cluster, has and lacks, and what to do. Exits 1 if something needed is missing."""
+    if remote is not None:
+        from boxmed_ray.commands.doctor import doctor_of_cluster
+
+        raise typer.Exit(
+            doctor_of_cluster(remote, recipe, secrets=tuple(secrets or ()), runs_dir=runs_dir, as_json=json)
+        )
     from boxmed_ray.commands.doctor import doctor as run
 
     raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))

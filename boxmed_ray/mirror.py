@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 WRITER: Final = "writer.json"
 """Who writes the copy. The same file in a local folder says that nobody else has gone on with the run since."""
-_FIRST: Final = ("config.yaml", "metrics.jsonl", "events.jsonl", "evaluation/*.json*", "stages/*/progress.jsonl")
+_FIRST: Final = (
+    *("config.yaml", "provenance.jsonl", "metrics.jsonl", "events.jsonl", "tracked.json", "tensorboard/*"),
+    *("evaluation/*.json*", "stages/*/progress.jsonl"),
+)
 _LAST: Final = ("report.html", "summary.json")
 _DONE: Final = "done.json"
 _CHECKPOINTS: Final = "checkpoints"

@@ -20,12 +20,18 @@ from typing import Any
 import yaml
 
 from boxmed_ray.actors.pool import Pool
+from boxmed_ray.actors.shared_gpus import shared_gpus
 from boxmed_ray.config import ConfigError, RunConfig
-from boxmed_ray.data.examples import Example, corpus, ground_prompts, mcl_examples, report_examples
+from boxmed_ray.data.examples import Example, corpus, mcl_examples, report_examples
 from boxmed_ray.data.load import Dataset, load_studies
+from boxmed_ray.data.mixture import svr_prompts
+from boxmed_ray.epochs import with_steps
+from boxmed_ray.evaluate.report_page import write_stopped
 from boxmed_ray.events import FILE as EVENTS
 from boxmed_ray.events import EventWriter
 from boxmed_ray.mirror import mirrored
+from boxmed_ray.model.hub import local_folder
+from boxmed_ray.provenance import cluster_nodes, record
 from boxmed_ray.ray_local import ray_session
 from boxmed_ray.results import write_results
 from boxmed_ray.stages.evaluation import (
@@ -37,12 +43,14 @@ from boxmed_ray.stages.evaluation import (
     save_records,
     save_reports,
 )
-from boxmed_ray.stages.rollouts import rollout_pool
+from boxmed_ray.stages.rollouts import CPUS_PER_THREAD, rollout_pool
+from boxmed_ray.stages.routes import check_rewards
 from boxmed_ray.stages.supervised import train_supervised
 from boxmed_ray.stages.svr import run_svr
 from boxmed_ray.stages.train_loop import Kind
+from boxmed_ray.stages.watch import DriftError
+from boxmed_ray.trackers import check_trackers, tracked
 from boxmed_ray.tracking import MetricsWriter, Progress
-from rewards.registry import check
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -55,17 +63,12 @@ def run(config: RunConfig, *, resume: bool = False) -> None:
         CheckpointError: a checkpoint cannot be read or written, or the last upload to a URI failed.
         KeyboardInterrupt: interrupted; the stage it came in has left a checkpoint.
     """
-    _check_rewards(config)
+    check_rewards(config)
+    check_trackers(config)
     with mirrored(config, resume=resume):
         _make_folder(config, resume)
-        Run(config).go()
-
-
-def _check_rewards(config: RunConfig) -> None:
-    try:
-        check(config.svr.rewards, config.scorers.paths)
-    except ValueError as error:
-        raise ConfigError(f"svr.rewards: {error}") from error
+        with tracked(config, config.folder):
+            Run(config).go()
 
 
 def _make_folder(config: RunConfig, resume: bool) -> None:
@@ -99,9 +102,11 @@ class Run:
     def go(self) -> None:
         """All stages that are not done yet."""
         dataset = self._data()
+        self.config = with_steps(self.config, dataset.split("train"))
         self._init_model(dataset)
         if not self._asked("mcl", "svr", "adapter_off"):
             with ray_session(num_cpus=self._cpus()):
+                record(self.folder, dataset.hash, cluster_nodes())
                 self._train(dataset)
         write_results(self.config, dataset, self.facts, self.folder / "evaluation")
 
@@ -169,7 +174,8 @@ class Run:
 
         config, folder, train = self.config, self.stage("init") / "model", dataset.split("train")
         steps = config.model.warmup_steps
-        words = corpus(train, config.data.coordinates, config.data.image_size)
+        joint = config.mcl.joint_share > 0
+        words = corpus(train, config.data.coordinates, config.data.image_size, joint=joint)
         with self._writer() as writer, Progress("init", steps) as progress, self.timed("init"):
 
             def show(step: int, loss: float) -> None:
@@ -206,13 +212,15 @@ class Run:
     @contextmanager
     def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[Pool]:
         """Rollout workers on the newest backbone, for the duration of the block."""
-        pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
-        pool.launch()
-        try:
-            pool.wait_ready()
-            yield pool
-        finally:
-            pool.shutdown()
+        resources = self.config.resources
+        with shared_gpus(resources, CPUS_PER_THREAD * resources.threads):
+            pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
+            pool.launch()
+            try:
+                pool.wait_ready()
+                yield pool
+            finally:
+                pool.shutdown()
 
     def _asked(self, *names: str) -> bool:
         return all(self.records_path(name).exists() for name in names)
@@ -223,7 +231,7 @@ class Run:
         for stage in ("svr", "mcl"):
             if self.done(stage):
                 return self.stage(stage) / "model"
-        return self.stage("init") / "model" if name == "tiny" else Path(name)
+        return self.stage("init") / "model" if name == "tiny" else local_folder(name)
 
     def _mcl(self, dataset: Dataset) -> None:
         config = self.config
@@ -263,18 +271,16 @@ class Run:
 
     def _svr(self, dataset: Dataset, pool: Pool) -> None:
         config = self.config
-        examples = ground_prompts(
-            dataset.split("train"),
-            config.svr.steps * config.svr.draws,
-            none_share=config.svr.none_share,
-            seed=config.seed,
-            coordinates=config.data.coordinates,
-            side=config.data.image_size,
-        )
+        count = config.svr.steps * config.svr.draws
+        examples = svr_prompts(dataset.split("train"), count, svr=config.svr, data=config.data, seed=config.seed)
         prompts = [prompt_of(example) for example in examples]
         with self.timed("svr"):
             out, metrics, cache = self.stage("svr"), self.folder / METRICS, dataset.images.cache
-            run_svr(config, self.backbone(), out, prompts, pool, metrics, self.events, cache)
+            try:
+                run_svr(config, self.backbone(), out, prompts, pool, metrics, self.events, cache)
+            except DriftError as error:
+                write_stopped(self.folder, str(error), metrics)
+                raise
 
     def _ask(self, name: str, pool: Pool, questions: Sequence[GroundingQuestion]) -> None:
         if self._asked(name):

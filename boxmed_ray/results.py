@@ -47,14 +47,14 @@ def write_results(
     """
     records = {name: load_records(evaluation / f"{name}.jsonl") for name in ("mcl", "svr", "adapter_off")}
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
-    boxes = fit_constant_boxes(_training_boxes(dataset), config.seed)
+    boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
     adapter, metrics = facts("adapter"), config.folder / "metrics.jsonl"
     read = disease_reader(config)
     summary = Summary(
         seed=config.seed,
         wall_seconds={name: facts(name)["seconds"] for name in _timed(facts)},
         data_wait=data_wait(read_metrics(metrics) if metrics.is_file() else ()),
-        versions=_versions(),
+        versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
         grounding=Grounding(
             constant_box=summarise(answer_with_constant_box(records["mcl"], boxes)),
@@ -101,19 +101,21 @@ def data_wait(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {stage: waited[stage] / took[stage] for stage in took}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Package → version, of those that change results."""
     from importlib.metadata import PackageNotFoundError
 
-    versions = {"boxmed-ray": __version__} | {name: version(name) for name in _PACKAGES}
+    found = {"boxmed-ray": __version__} | {name: version(name) for name in _PACKAGES}
     for name in _ENGINES:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:  # one of the two is installed: CPU and GPU builds have names of their own
             continue
-    return versions
+    return found
 
 
-def _training_boxes(dataset: Dataset) -> list[tuple[str, tuple[float, float, float, float]]]:
+def training_boxes(dataset: Dataset) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """(label, box in shares of the image) of the training split, one entry a box."""
     return [
         (label_of(finding), normalise((box.x1, box.y1, box.x2, box.y2), study.width, study.height))
         for study in dataset.split("train")

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -18,11 +19,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from boxmed_ray.config import ConfigError
+from boxmed_ray.cluster_check import problems, read_checks, wanted
+from boxmed_ray.config import ConfigError, RunConfig, load_config, recipe_names
+from boxmed_ray.doctor import Check
+from boxmed_ray.provenance import COMMIT, commit
 from boxmed_ray.ray_local import QUIET_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ STOP_WAIT_S = 120
 _PROJECT = Path(__file__).resolve().parent.parent
 _DASHBOARD_PORT = 8265
 _POLL_S = 0.5
+_CHECK_S = 300
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,9 @@ class Submission:
     working_dir: Path | None = None
     runs_dir: str | None = None
     python: str | None = None
+    variables: Sequence[str] = ()
+    secrets: Sequence[str] = ()
+    check: bool = True
 
 
 def submit(submission: Submission) -> tuple[JobSubmissionClient, str]:
@@ -71,16 +81,105 @@ def submit(submission: Submission) -> tuple[JobSubmissionClient, str]:
             answer or refuses the token.
     """
     _check_command(submission.command)
+    config = _config(submission.command)
+    variables(submission.variables)
     url = dashboard_url(submission.address)
     client = connect(url)
+    if submission.check:
+        _refuse(examine_cluster(client, url, submission, config), url)
     job_id = f"boxmed-{submission.command[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    client.submit_job(
-        entrypoint=entrypoint(submission, url),
-        submission_id=job_id,
-        runtime_env=runtime_env(submission),
-        metadata={"command": shlex.join(submission.command)},
-    )
+    _send(client, url, job_id, entrypoint(submission, url), submission)
     return client, job_id
+
+
+def _send(client: JobSubmissionClient, url: str, job_id: str, line: str, submission: Submission) -> None:
+    """Package the folder, upload it where the cluster has not got it, and submit."""
+    try:
+        client.submit_job(
+            entrypoint=line,
+            submission_id=job_id,
+            runtime_env=runtime_env(submission),
+            metadata={"command": shlex.join(submission.command)},
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--address {url}: the connection broke while the job was sent ({error}); try again"
+        ) from error
+
+
+def examine_cluster(
+    client: JobSubmissionClient, url: str, submission: Submission, config: RunConfig | None
+) -> list[Check]:
+    """What the cluster has and lacks for the run, found out by a job of its own (cluster_check.py).
+
+    Raises:
+        ConfigError: the job itself cannot run there, which says what is missing too.
+    """
+    asked = wanted(config, submission.secrets, _runs_dir(submission, url))
+    job_id = f"boxmed-check-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    line = _entrypoint(submission, url, ["-m", "boxmed_ray.cluster_check", asked.as_json()])
+    _send(client, url, job_id, line, submission)
+    deadline = time.monotonic() + _CHECK_S
+    while not (status := client.get_job_status(job_id)).is_terminal():
+        if time.monotonic() > deadline:
+            client.stop_job(job_id)
+            raise ConfigError(f"--address {url}: no answer to what the cluster has within {_CHECK_S} s; --no-check")
+        time.sleep(_POLL_S)
+    log = client.get_job_logs(job_id)
+    client.delete_job(job_id)
+    if status != "SUCCEEDED":
+        last = (log.strip().splitlines() or ["it said nothing"])[-1]
+        raise ConfigError(
+            f"--address {url}: this project does not run there: {last}; the cluster needs its dependencies (docker/), "
+            "and --python names the interpreter that has them"
+        )
+    return read_checks(log)
+
+
+def _refuse(checks: Sequence[Check], url: str) -> None:
+    lacking = list(problems(checks))
+    if lacking:
+        told = "".join(f"\n  {each}" for each in lacking)
+        raise ConfigError(f"--address {url}: the cluster lacks what the run needs, and nothing was submitted:{told}")
+
+
+def _config(command: Sequence[str]) -> RunConfig | None:
+    """The configuration of a `train` command, where it can be read here.
+
+    Raises:
+        ConfigError: it can, and is wrong: the cluster need not be asked.
+    """
+    if command[0] != "train" or "--resume" in command:
+        return None
+    recipe, overrides = None, []
+    for name, value in pairwise(command):
+        if name == "--recipe":
+            recipe = value
+        if name == "--set":
+            overrides.append(value)
+    readable = recipe is not None and (recipe in recipe_names() or Path(recipe).is_file())
+    return load_config(recipe, overrides) if recipe is not None and readable else None
+
+
+def variables(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE``, or ``NAME`` for its value of here.
+
+    Raises:
+        ConfigError: a name without a value, or one that looks like a secret: a job's variables are shown to all who
+            see the dashboard.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals and name not in os.environ:
+            raise ConfigError(f"--env {name}: not set here; write {name}=VALUE")
+        if _SECRET.search(name):
+            raise ConfigError(
+                f"--env {name}: a job's variables can be read in the dashboard; set it where the nodes start (a secret "
+                f"of Kubernetes, for instance), and name it with --secret {name}"
+            )
+        found[name] = value if equals else os.environ[name]
+    return found
 
 
 def _check_command(command: Sequence[str]) -> None:
@@ -141,6 +240,21 @@ def connect(url: str) -> JobSubmissionClient:
         raise ConfigError(f"--address {url}: {str(error).splitlines()[0]}") from error
 
 
+def known_job(address: str, job_id: str) -> tuple[JobSubmissionClient, str]:
+    """A client of the cluster, and the id of a job that is there.
+
+    Raises:
+        ConfigError: it is not, with those that are; or as ``connect``.
+    """
+    client = connect(dashboard_url(address))
+    try:
+        client.get_job_info(job_id)
+    except RuntimeError:
+        jobs = [job.submission_id for job in client.list_jobs() if job.submission_id]
+        raise ConfigError(f"{job_id}: no such job; jobs there: {', '.join(jobs) or 'none'}") from None
+    return client, job_id
+
+
 def _use_token_if_asked(url: str) -> None:
     """Find out before Ray is imported, because Ray reads the mode once."""
     try:
@@ -171,21 +285,32 @@ def entrypoint(submission: Submission, url: str) -> str:
     The run folder must outlive the job's copy of the working folder: ``runs_dir`` where given; else ./runs
     of here on a local cluster; else what BOXMED_RUNS_DIR says there, or ~/boxmed-runs.
     """
+    return _entrypoint(submission, url, ["-m", "boxmed_ray.cli", *submission.command])
+
+
+def _entrypoint(submission: Submission, url: str, arguments: Sequence[str]) -> str:
     python = submission.python or (sys.executable if is_local(url) else "python")
-    runs_dir = submission.runs_dir or (str(Path("runs").absolute()) if is_local(url) else None)
+    runs_dir = _runs_dir(submission, url)
     folder = shlex.quote(runs_dir) if runs_dir else '"${BOXMED_RUNS_DIR:-$HOME/boxmed-runs}"'
-    return f"BOXMED_RUNS_DIR={folder} exec {shlex.join([python, '-m', 'boxmed_ray.cli', *submission.command])}"
+    return f"BOXMED_RUNS_DIR={folder} exec {shlex.join([python, *arguments])}"
+
+
+def _runs_dir(submission: Submission, url: str) -> str | None:
+    return submission.runs_dir or (str(Path("runs").absolute()) if is_local(url) else None)
 
 
 def runtime_env(submission: Submission) -> dict[str, Any]:
     """Ray's runtime environment of the job: the working folder, and variables for every process of it."""
-    variables = {**QUIET_ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    env = {**QUIET_ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    env |= variables(submission.variables)
+    if (known := commit()) is not None:
+        env[COMMIT] = known
     folder = submission.working_dir or (_PROJECT if (_PROJECT / "pyproject.toml").is_file() else None)
     if folder is None:  # installed as a package: the cluster's own installation runs
-        return {"env_vars": variables}
+        return {"env_vars": env}
     if not folder.is_dir():
         raise ConfigError(f"--working-dir {folder}: no such folder")
-    return {"env_vars": variables, "working_dir": str(folder.resolve()), "excludes": list(EXCLUDES)}
+    return {"env_vars": env, "working_dir": str(folder.resolve()), "excludes": list(EXCLUDES)}
 
 
 def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], object] = sys.stdout.write) -> int:

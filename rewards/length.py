@@ -3,9 +3,9 @@
 What lives here: the band and its two slopes. What does not: tokens; length is counted in characters, which
 every tokenizer agrees on.
 
-With a reference text the band is [1/2, 3/2] of its length, -1 at nothing and at three times the reference.
-Without one it reaches from 1 character to ``SOFT_LIMIT``, -1 at ``HARD_LIMIT`` and for empty text. A truncated
-response is -1: it would have gone on.
+With a reference text it is the report that counts, and the band is [1/2, 3/2] of the reference's length, -1 at nothing
+and at three times the reference. Without one it is the whole response, and the band reaches from 1 character to
+``SOFT_LIMIT``, -1 at ``HARD_LIMIT`` and for empty text. A truncated response is -1: it would have gone on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewards.sample import Sample, Score, flags_of
+from rewards.text.pair import said
 
 SOFT_LIMIT, HARD_LIMIT = 1000, 2000
 """Characters, for responses without a reference text."""
@@ -41,5 +42,6 @@ class LengthReward:
     @staticmethod
     def _one(sample: Sample) -> Score:
         reference = len(sample.target_text.strip()) if sample.target_text else None
-        value = FLOOR if sample.truncated else length_penalty(len(sample.text.strip()), reference)
+        text = sample.text if reference is None else said(sample)
+        value = FLOOR if sample.truncated else length_penalty(len(text.strip()), reference)
         return Score(value, {"length": value}, flags_of(sample))

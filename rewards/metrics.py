@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from rewards.radcliq import VERSIONS, RadCliQ, Version, worst
 from rewards.scorers import MissingScorerError, Paths, locate
 from rewards.text.bleu import Bleu2
+from rewards.text.entities import EntityF1, EntityPrecision
 from rewards.text.pair import PairMetric, PairReward
+from rewards.text.remembered import Remembered
 
 if TYPE_CHECKING:
     from rewards.text.bertscore import BertScore
@@ -25,35 +27,59 @@ class Metric:
     """How one metric is made.
 
     Attributes:
-        build: from the paths of the configuration.
+        build: from the metrics that are loaded already and the paths of the configuration.
         needs: names of scorers.RESOURCES.
         floor: reward of a response without words.
         sign: -1 where less is better.
     """
 
-    build: Callable[[Paths], PairMetric]
+    build: Callable[[Loaded], PairMetric]
     needs: tuple[str, ...] = ()
     floor: float = 0.0
     sign: int = 1
 
 
-def build_metric(name: str, paths: Paths) -> PairMetric:
-    """The metric of a name; ``-`` may stand for ``_``.
+class Loaded:
+    """The metrics of one process: a model that several are made of is loaded once, and a pair is scored once.
 
-    Raises:
-        ValueError: an unknown name, or a scorer that is missing or cannot be read.
+    Args:
+        paths: where scorers lie.
     """
-    metric = METRICS[check_metric(name, paths)]
-    try:
-        return metric.build(paths)
-    except Exception as error:  # of every kind: files of weights fail in as many ways as there are formats
-        raise MissingScorerError(f"metric {name!r} cannot be loaded: {error}") from error
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._metrics: dict[str, Remembered] = {}
+
+    def metric(self, name: str) -> PairMetric:
+        """The metric of a name; ``-`` may stand for ``_``.
+
+        Raises:
+            ValueError: an unknown name, or a scorer that is missing or cannot be read.
+        """
+        known = check_metric(name, self.paths)
+        if known not in self._metrics:
+            try:
+                self._metrics[known] = Remembered(METRICS[known].build(self))
+            except MissingScorerError:
+                raise
+            except Exception as error:  # of every kind: files of weights fail in as many ways as there are formats
+                raise MissingScorerError(f"metric {name!r} cannot be loaded: {error}") from error
+        return self._metrics[known]
+
+    def reward(self, name: str) -> PairReward:
+        """The metric of a name as a reward; raises as ``metric`` does."""
+        known = check_metric(name, self.paths)
+        return PairReward(known, self.metric(known), METRICS[known].floor, METRICS[known].sign)
+
+    def forget(self) -> None:
+        """Forget the scores of all pairs; what is loaded stays."""
+        for metric in self._metrics.values():
+            metric.forget()
 
 
-def build_reward(name: str, paths: Paths) -> PairReward:
-    """The metric of a name as a reward; raises as ``build_metric`` does."""
-    name = check_metric(name, paths)
-    return PairReward(name, build_metric(name, paths), METRICS[name].floor, METRICS[name].sign)
+def build_metric(name: str, paths: Paths) -> PairMetric:
+    """The metric of a name by itself; raises as ``Loaded.metric`` does."""
+    return Loaded(paths).metric(name)
 
 
 def check_metric(name: str, paths: Paths) -> str:
@@ -70,10 +96,10 @@ def check_metric(name: str, paths: Paths) -> str:
     return known
 
 
-def _bertscore(paths: Paths, *, weighted: bool = False) -> BertScore:
+def _bertscore(loaded: Loaded, *, weighted: bool = False) -> BertScore:
     from rewards.text.bertscore import DISTILROBERTA_BASELINE, DISTILROBERTA_LAYERS, BertScore
 
-    corpus, name = None, "bertscore"
+    paths, corpus, name = loaded.paths, None, "bertscore"
     if weighted:
         corpus = _lines(Path(locate("idf_corpus", paths)))
         name = f"bertscore_idf[{hashlib.sha256(chr(10).join(corpus).encode()).hexdigest()[:8]}]"
@@ -91,21 +117,21 @@ def _lines(path: Path) -> Sequence[str]:
     return [line for line in lines if line]
 
 
-def _chexbert(paths: Paths) -> PairMetric:
+def _chexbert(loaded: Loaded) -> PairMetric:
     from rewards.chexbert import CheXbert, CheXbertSimilarity
 
-    return CheXbertSimilarity(CheXbert(Path(locate("chexbert", paths))))
+    return CheXbertSimilarity(CheXbert(Path(locate("chexbert", loaded.paths))))
 
 
-def _radgraph(paths: Paths, *, large: bool = False) -> PairMetric:
+def _radgraph(loaded: Loaded, *, large: bool = False) -> PairMetric:
     from rewards.radgraph import RadGraph, RadGraphMetric
 
     if large:
-        return RadGraphMetric(RadGraph(Path(locate("radgraph_xl", paths)), variant="radgraph-xl"))
-    return RadGraphMetric(RadGraph(Path(locate("radgraph", paths))))
+        return RadGraphMetric(RadGraph(Path(locate("radgraph_xl", loaded.paths)), variant="radgraph-xl"))
+    return RadGraphMetric(RadGraph(Path(locate("radgraph", loaded.paths))))
 
 
-def _clinical_lite(_: Paths) -> PairMetric:
+def _clinical_lite(_: Loaded) -> PairMetric:
     from rewards.scorers import minilm_folder
     from rewards.text.bertscore import BertScore
     from rewards.text.clinical_lite import MINILM_LAYERS, ClinicalLite
@@ -114,14 +140,14 @@ def _clinical_lite(_: Paths) -> PairMetric:
 
 
 def _radcliq(version: Version, *, large: bool, weighted: bool) -> Metric:
-    def build(paths: Paths) -> PairMetric:
-        bertscore = _bertscore(paths, weighted=weighted)
+    def build(loaded: Loaded) -> PairMetric:
+        bertscore = loaded.metric("bertscore_idf" if weighted else "bertscore")
         return RadCliQ(
             version,
-            radgraph=_radgraph(paths, large=large),
+            radgraph=loaded.metric("radgraph_xl" if large else "radgraph"),
             bertscore=bertscore,
-            chexbert=_chexbert(paths),
-            bleu=Bleu2(),
+            chexbert=loaded.metric("chexbert"),
+            bleu=loaded.metric("bleu_2"),
             suffix="_xl" * large + bertscore.name.removeprefix("bertscore"),
         )
 
@@ -132,11 +158,13 @@ def _radcliq(version: Version, *, large: bool, weighted: bool) -> Metric:
 METRICS: Final[Mapping[str, Metric]] = {
     "bleu_2": Metric(lambda _: Bleu2()),
     "clinical_lite": Metric(_clinical_lite, ("minilm",)),
+    "entity_f1": Metric(lambda _: EntityF1()),
+    "entity_precision": Metric(lambda _: EntityPrecision()),
     "bertscore": Metric(_bertscore, ("bertscore",), floor=-1.0),
-    "bertscore_idf": Metric(lambda paths: _bertscore(paths, weighted=True), ("bertscore", "idf_corpus"), floor=-1.0),
+    "bertscore_idf": Metric(lambda loaded: _bertscore(loaded, weighted=True), ("bertscore", "idf_corpus"), floor=-1.0),
     "chexbert": Metric(_chexbert, ("chexbert",), floor=-1.0),
     "radgraph": Metric(_radgraph, ("radgraph",)),
-    "radgraph_xl": Metric(lambda paths: _radgraph(paths, large=True), ("radgraph_xl",)),
+    "radgraph_xl": Metric(lambda loaded: _radgraph(loaded, large=True), ("radgraph_xl",)),
     **{
         f"radcliq_{version}{'_xl' * large}{'_idf' * weighted}": _radcliq(version, large=large, weighted=weighted)
         for version in VERSIONS

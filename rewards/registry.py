@@ -1,61 +1,74 @@
 """Which rewards there are, and their weighted sum.
 
-What lives here: the names, ``build`` and the Composite. What does not: any reward. Adding one is a file with
-a class that has ``score`` and a line in ``REWARDS``, or a metric of report pairs in ``rewards/metrics.py``; a user's
-own function needs neither: its name is ``module:function``.
+What lives here: the names, what each reads, and ``build``. What does not: any reward, and their sum (composite.py).
+Adding one is a file with a class that has ``score`` and a line in ``REWARDS``, or a metric of report pairs in
+``rewards/metrics.py``; a user's own function needs neither: its name is ``module:function``.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from rewards.box import IouReward, SoftF1Reward
+from rewards.composite import Composite, Reward
 from rewards.format import FormatReward
+from rewards.joint import JointReward
 from rewards.length import LengthReward
-from rewards.metrics import METRICS, build_reward, check_metric
-from rewards.sample import SCORER_ERROR, Sample, Score, flags_of
-from rewards.scorers import Paths
-
-log = logging.getLogger(__name__)
+from rewards.metrics import METRICS, Loaded, check_metric
+from rewards.sample import BOXES, REPORT, Sample, Score
+from rewards.scorers import MissingScorerError, Paths, locate
 
 
-class Reward(Protocol):
-    """Scores responses; the score of one never depends on what else is in the batch."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a reward is made.
 
-    def score(self, batch: Sequence[Sample]) -> list[Score]:
-        """One Score per sample, in order."""
-        ...
+    Attributes:
+        build: from the metrics that are loaded already.
+        reads: of a sample: BOXES, REPORT. Where responses hold none the reward would be alike for all.
+        parts: rewards that it is made of.
+    """
+
+    build: Callable[[Loaded], Reward]
+    reads: frozenset[str] = frozenset()
+    parts: tuple[str, ...] = ()
 
 
-REWARDS: dict[str, Callable[[], Reward]] = {
-    "iou": IouReward,
-    "soft_f1": SoftF1Reward,
-    "format": FormatReward,
-    "length": LengthReward,
+def _joint(name: str, report: str) -> Entry:
+    return Entry(
+        lambda loaded: JointReward(name, report, loaded.reward(report)), frozenset({BOXES, REPORT}), (report, "soft_f1")
+    )
+
+
+REWARDS: Final[Mapping[str, Entry]] = {
+    "iou": Entry(lambda _: IouReward(), frozenset({BOXES})),
+    "soft_f1": Entry(lambda _: SoftF1Reward(), frozenset({BOXES})),
+    "format": Entry(lambda _: FormatReward()),
+    "length": Entry(lambda _: LengthReward()),
+    "joint_lite": _joint("joint_lite", "clinical_lite"),
+    "joint_radcliq_v1": _joint("joint_radcliq_v1", "radcliq_v1"),
 }
 """Name in a config → what builds the reward. Every metric of reports is one as well (METRICS)."""
 
-FLOOR = 0.0
-"""Component of a sample on which its scorer failed."""
 
-
-def build(weights: Mapping[str, float], paths: Paths | None = None) -> Composite:
+def build(weights: Mapping[str, float], paths: Paths | None = None, loaded: Loaded | None = None) -> Composite:
     """The weighted sum of the named rewards.
 
     Args:
         weights: name (or ``module:function``) → weight, any finite number.
         paths: where scorers lie (scorers.py).
+        loaded: metrics to share with other rewards of the process, and their paths; new ones without.
 
     Raises:
         ValueError: what ``check`` refuses, or a scorer that cannot be read.
     """
-    paths = paths or {}
-    check(weights, paths)
-    return Composite({name: (weight, _load(name, paths)) for name, weight in weights.items()})
+    loaded = loaded or Loaded(paths or {})
+    check(weights, loaded.paths)
+    return Composite({name: (weight, _load(name, loaded)) for name, weight in weights.items()})
 
 
 def check(weights: Mapping[str, float], paths: Paths) -> None:
@@ -72,64 +85,45 @@ def check(weights: Mapping[str, float], paths: Paths) -> None:
             raise ValueError(f"weight of reward {name!r} is {weight!r}; it must be a finite number")
         if _is_metric(name):
             check_metric(name, paths)
-        elif name not in REWARDS:
+        elif name in REWARDS:
+            for metric in filter(_is_metric, REWARDS[name].parts):
+                check_metric(metric, paths)
+        else:
             _function(name)
 
 
-class Composite:
-    """Σ weight · reward, itself a Reward.
+def reads(name: str) -> frozenset[str]:
+    """What a reward reads of a sample, BOXES or REPORT; of a user's function nothing is known."""
+    if _is_metric(name):
+        return frozenset({REPORT})
+    return REWARDS[name].reads if name in REWARDS else frozenset()
 
-    A scorer that raises, or gives a value that is not finite, gets the floor 0 on the samples it failed on
-    alone, and those carry the flag ``scorer_error``; the first failure of each scorer is logged. Whoever learns from
-    the scores decides what to do with a flagged group.
+
+def held_out(rewarded: Collection[str], asked: frozenset[str], paths: Paths) -> list[str]:
+    """What can measure responses that are rewarded otherwise, and loads nothing that the rewards do not load.
+
+    Args:
+        rewarded: names.
+        asked: what responses hold, BOXES and REPORT.
+        paths: where scorers lie.
     """
+    names = {name.replace("-", "_") if _is_metric(name) else name for name in rewarded}
+    names |= {part for name in names if name in REWARDS for part in REWARDS[name].parts}
+    metrics = [METRICS[name] for name in names if name in METRICS]
+    there = {need for metric in metrics for need in metric.needs} | (
+        {"minilm"} if _is_there("minilm", paths) else set()
+    )
+    simple = [name for name, entry in REWARDS.items() if not entry.parts and entry.reads <= asked]
+    texts = [name for name, metric in METRICS.items() if REPORT in asked and there.issuperset(metric.needs)]
+    return [name for name in (*simple, *texts) if name not in names]
 
-    def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
-        self._parts = dict(parts)
-        self._reported: set[str] = set()
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Name → weight."""
-        return {name: weight for name, (weight, _) in self._parts.items()}
-
-    def score(self, batch: Sequence[Sample]) -> list[Score]:
-        """One Score per sample; components are the plain values of the parts, before their weights."""
-        columns = {name: self._column(name, reward, batch) for name, (_, reward) in self._parts.items()}
-        return [
-            self._sum(sample, {name: column[i] for name, column in columns.items()}) for i, sample in enumerate(batch)
-        ]
-
-    def _sum(self, sample: Sample, parts: Mapping[str, Score]) -> Score:
-        components: dict[str, float] = {}
-        for name, part in parts.items():
-            components |= {f"{name}.{key}": value for key, value in part.components.items() if key != name}
-            components[name] = part.value
-        flags = flags_of(sample).union(*(part.flags for part in parts.values()))
-        return Score(math.fsum(self._parts[name][0] * part.value for name, part in parts.items()), components, flags)
-
-    def _column(self, name: str, reward: Reward, batch: Sequence[Sample]) -> list[Score]:
-        try:
-            scores = reward.score(batch)
-        except Exception as error:  # a user's scorer may raise anything; one bad sample must not stop a run
-            self._report(name, error)
-            if len(batch) == 1:
-                return [Score(FLOOR, {}, frozenset({SCORER_ERROR}))]
-            return [self._column(name, reward, [sample])[0] for sample in batch]
-        if len(scores) != len(batch):
-            raise ValueError(f"reward {name!r} returned {len(scores)} scores for {len(batch)} samples")
-        return [self._finite(name, score) for score in scores]
-
-    def _finite(self, name: str, score: Score) -> Score:
-        if math.isfinite(score.value):
-            return score
-        self._report(name, ValueError(f"value {score.value!r} is not a finite number"))
-        return Score(FLOOR, {}, score.flags | {SCORER_ERROR})
-
-    def _report(self, name: str, error: Exception) -> None:
-        if name not in self._reported:
-            self._reported.add(name)
-            log.error("reward %r failed on a sample, which gets %g and a flag", name, FLOOR, exc_info=error)
+def _is_there(resource: str, paths: Paths) -> bool:
+    try:
+        locate(resource, paths)
+    except MissingScorerError:
+        return False
+    return True
 
 
 class FunctionReward:
@@ -146,11 +140,11 @@ class FunctionReward:
         ]
 
 
-def _load(name: str, paths: Paths) -> Reward:
+def _load(name: str, loaded: Loaded) -> Reward:
     if name in REWARDS:
-        return REWARDS[name]()
+        return REWARDS[name].build(loaded)
     if _is_metric(name):
-        return build_reward(name, paths)
+        return loaded.reward(name)
     return FunctionReward(name, _function(name))
 
 

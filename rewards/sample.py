@@ -21,6 +21,11 @@ TRUNCATED: Final = "truncated"
 SCORER_ERROR: Final = "scorer_error"
 """A scorer failed on this sample; its component is the floor and says nothing about the response."""
 
+BOXES: Final = "boxes"
+"""What a reward reads of a sample: the boxes of response and target."""
+REPORT: Final = "a report"
+"""What a reward reads of a sample: the report of response and target."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -32,6 +37,7 @@ class Sample:
         well_formed: the whole response matches the response form.
         target_boxes: the true boxes; empty when there is nothing to find.
         target_text: the reference report, where there is one.
+        report: what the response reports, where the caller has read that; None: all that follows the thinking.
         truncated: the response ran into the cap of new tokens.
     """
 
@@ -41,6 +47,7 @@ class Sample:
     target_boxes: tuple[BoxT, ...]
     target_text: str | None = None
     truncated: bool = False
+    report: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

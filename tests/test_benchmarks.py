@@ -78,3 +78,29 @@ def test_pool_scale_prints_the_fixed_keys_as_its_last_line() -> None:
         assert run["driver_ms_per_group"] > 0
         assert set(run["queue_groups"]) == {"mean", "max"}
     assert {run["staleness"] for run in result["workers"]} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_rewards_prints_the_fixed_keys_as_its_last_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "rewards.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) >= COMMON
+    lines = {line["name"]: line for line in result["scorers"]}
+    assert {"iou", "soft_f1", "bleu_2", "bertscore", "chexbert", "radgraph", "radcliq_v1", "clinical_lite"} <= set(
+        lines
+    )
+    for line in lines.values():
+        assert set(line) >= {"name", "pairs_per_s_cold", "pairs_per_s_warm", "peer", "ratio_peer"}
+        assert line["pairs_per_s_cold"] > 0
+        assert (line["peer"] is None) == (line["ratio_peer"] is None)
+    # The package's padding moves a pair by 1e-4 now and then, by what else is in its batch.
+    for name, close in (("bleu_2", 1e-9), ("soft_f1", 1e-9), ("bertscore_minilm", 1e-3)):
+        assert lines[name]["max_abs_diff"] < close

@@ -115,6 +115,38 @@ def test_a_run_with_a_missing_scorer_is_refused_before_it_has_a_folder(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["svr.rewards={bleu_2: 1}"],
+            r"svr\.rewards: reward 'bleu_2' reads a report, which grounding prompts do not ask",
+        ),
+        (
+            ["svr.tasks={report: 1}", "mcl.report_share=0.5"],
+            r"svr\.rewards: reward 'iou' reads boxes, which report .* svr\.task_rewards\.report=\{clinical_lite",
+        ),
+        (
+            ["svr.tasks={joint: 1}", "mcl.joint_share=0.5", "svr.task_rewards={joint: {joint_radcliq_v1: 1}}"],
+            r"svr\.task_rewards\.joint: radgraph is missing",
+        ),
+        (["svr.rewards={'no.such:f': 1}"], r"svr\.rewards: reward 'no\.such:f' cannot be imported"),
+        (["svr.watch.scorers=[bleu]"], r"svr\.watch\.scorers: .*'bleu' is unknown; use one of"),
+        (["svr.watch.scorers=[chexbert]"], r"svr\.watch\.scorers: chexbert is missing"),
+    ],
+)
+def test_rewards_that_do_not_fit_their_task_are_refused_before_a_run_has_a_folder(
+    overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from boxmed_ray import pipeline
+
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    config = load_config("phantom-cpu", [f"runs_dir={tmp_path}", *overrides])
+    with pytest.raises(ConfigError, match=message):
+        pipeline.run(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_check_lists_every_metric_and_its_remedy(run):
     code, out, _ = run("check")
     assert code == 0

@@ -22,6 +22,16 @@ def test_overrides_are_yaml_and_reach_nested_keys() -> None:
     assert (config.svr.steps, config.svr.rewards, config.data.skip_corrupt, config.name) == (7, {"iou": 2.0}, True, "x")
 
 
+def test_rewards_are_routed_by_task_and_shares_are_relative() -> None:
+    config = load_config("phantom-cpu", [
+        "svr.tasks={grounding: 3, report: 1, joint: 0}", "svr.task_rewards={report: {bleu_2: 0.5}}",
+        "mcl.report_share=0.5",
+    ])  # fmt: skip
+    assert config.svr.shares == {"grounding": 0.75, "report": 0.25}
+    assert config.svr.routes == {"grounding": {"iou": 1.0, "format": 1.0}, "report": {"bleu_2": 0.5}}
+    assert load_config("phantom-cpu").svr.routes == {"grounding": {"iou": 1.0, "format": 1.0}}
+
+
 def test_a_later_override_wins_over_an_earlier_one() -> None:
     assert load_config("phantom-cpu", ["seed=1", "seed=2"]).seed == 2
 
@@ -37,6 +47,16 @@ def test_a_later_override_wins_over_an_earlier_one() -> None:
         ("svr.kl_kind=k4", ["svr.kl_kind", "'k4'", "'k3'"]),
         ("svr.kl_in=prompt", ["svr.kl_in", "'prompt'", "'reward'"]),
         ("svr={kl_in: reward, kl_beta: 0}", ["svr: kl_in 'reward'", "kl_beta 0", "svr.kl_in=loss"]),
+        ("svr.tasks={reports: 1}", ["svr.tasks.reports", "'grounding', 'report' or 'joint'"]),
+        ("svr.tasks={report: -1}", ["svr.tasks.report", "-1", "greater than or equal to 0"]),
+        ("svr.tasks={report: 0}", ["svr: tasks names none", "svr.tasks={grounding: 1.0}"]),
+        ("svr.tasks={report: 1}", ["svr.tasks asks for report", "mcl.report_share=0.5"]),
+        ("svr.tasks={joint: 1}", ["svr.tasks asks for joint", "mcl.joint_share=0.5"]),
+        ("svr.task_rewards={joint: {joint_lite: 1}}", ["svr: task_rewards", "joint", "svr.tasks={joint: 1.0}"]),
+        ("mcl={report_share: 0.6, joint_share: 0.6}", ["mcl: report_share 0.6 and joint_share 0.6", "more than 1"]),
+        ("svr.watch.length_band=[1.2, 2]", ["svr.watch: length_band 1.2, 2", "must hold 1"]),
+        ("svr.watch.on_alarm=ring", ["svr.watch.on_alarm", "'warn' or 'stop'"]),
+        ("svr.watch.evry=1", ["unknown key 'svr.watch.evry'", "every"]),
         ("svr.dual_clip=1", ["svr.dual_clip", "greater than 1"]),
         ("svr.ratio=word", ["svr.ratio", "'word'", "'sequence'"]),
         ("svr.constant_length=9", ["svr: constant_length 9", "'token'", "svr.aggregation=constant"]),

@@ -21,6 +21,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from boxmed_ray.actors.learn_batch import LearnBatch, kl_penalties, learn_groups, split
+from boxmed_ray.actors.shared_gpus import learner_place
 from boxmed_ray.actors.types import ScoredGroup
 from boxmed_ray.actors.weight_backend import Backend
 from boxmed_ray.actors.weight_fleet import PushReport
@@ -64,15 +65,24 @@ class LearnerGroup:
         bundle = {"CPU": _CPUS_PER_THREAD * resources.threads}
         if resources.gpus_per_learner:
             bundle["GPU"] = resources.gpus_per_learner
-        self._placement = placement_group([bundle] * resources.learner_ranks, strategy="PACK")
+        if not resources.colocated:
+            self._placement = placement_group([bundle] * resources.learner_ranks, strategy="PACK")
+
+        def place(rank: int) -> dict[str, Any]:
+            if resources.colocated:
+                return learner_place(rank)
+            strategy = PlacementGroupSchedulingStrategy(self._placement, rank)
+            return {
+                "num_cpus": bundle["CPU"],
+                "num_gpus": resources.gpus_per_learner,
+                "scheduling_strategy": strategy,
+            }
+
         actor = ray.remote(LearnerRank)
         self._ranks = [
-            actor.options(
-                num_cpus=bundle["CPU"],
-                num_gpus=resources.gpus_per_learner,
-                max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank),
-            ).remote(self._config, self._folder, rank, resources.learner_ranks, self._image_cache)
+            actor.options(max_restarts=0, **place(rank)).remote(
+                self._config, self._folder, rank, resources.learner_ranks, self._image_cache
+            )
             for rank in range(resources.learner_ranks)
         ]
         address = self._ranks[0].address.remote()

@@ -7,6 +7,7 @@ What lives here: small frozen records, light enough to pickle by the thousand. W
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,11 @@ from numpy.typing import NDArray
 
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.data.study import Box
+
+Measured = Mapping[str, tuple[float, float]]
+"""Name → mean and standard deviation over some responses: ``reward``, habits (rewards/habits.py), HELD_OUT scorers."""
+HELD_OUT = "held_out."
+"""Before the name of a scorer that measures and does not reward."""
 
 
 @dataclass(frozen=True, slots=True)

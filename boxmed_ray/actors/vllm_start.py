@@ -15,6 +15,8 @@ from boxmed_ray.actors.rollout_io import EngineOptions
 _BLOCK = 32
 """Tokens of a key-value block on the CPU, its smallest: the prompts of a group share whole blocks only."""
 
+_FREE_AT_START = 0.2
+
 _LORA_RANKS = (8, 16, 32, 64, 128, 256)
 """Largest ranks that vLLM can be started for, up to the largest that the config takes."""
 
@@ -53,7 +55,11 @@ def start(folder: Path, options: EngineOptions, banned_ids: list[int]) -> Any:
         largest = min(rank for rank in _LORA_RANKS if rank >= options.lora_rank)
         arguments |= {"enable_lora": True, "max_lora_rank": largest, "max_loras": 1}
     if options.gpus:
-        arguments |= {"tensor_parallel_size": options.tensor_parallel}
+        # The cache's size is given, so that the share only says what must be free at the start: a neighbour on the GPU
+        # (resources.colocated) may hold most of it. Several GPUs are those of this actor, not others of the cluster.
+        executor = "mp" if options.tensor_parallel > 1 else "uni"
+        arguments |= {"tensor_parallel_size": options.tensor_parallel, "distributed_executor_backend": executor}
+        arguments |= {"gpu_memory_utilization": _FREE_AT_START}
     else:
         torch.set_num_threads(options.threads)
         arguments |= {"distributed_executor_backend": "uni", "enforce_eager": True, "block_size": _BLOCK}

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import json
 
+from boxmed_ray.config import load_config
 from boxmed_ray.doctor import Check, examine
 
 
 def doctor(*, as_json: bool, quick: bool, runs_dir: str | None) -> int:
     """Print the report; 1 if something needed is missing, else 0."""
-    checks = examine(runs_dir or "runs", imports=not quick)
+    return _print(examine(runs_dir or "runs", imports=not quick), as_json)
+
+
+def doctor_of_cluster(
+    address: str, recipe: str | None, *, secrets: tuple[str, ...], runs_dir: str | None, as_json: bool
+) -> int:
+    """The same of a cluster, for a recipe where one is named.
+
+    Raises:
+        ConfigError: the cluster cannot be reached, or runs nothing of ours; or the recipe is wrong.
+    """
+    from boxmed_ray.submit import Submission, connect, dashboard_url, examine_cluster
+
+    config = None if recipe is None else load_config(recipe)
+    url = dashboard_url(address)
+    submission = Submission((), address, runs_dir=runs_dir, secrets=secrets)
+    return _print(examine_cluster(connect(url), url, submission, config), as_json)
+
+
+def _print(checks: list[Check], as_json: bool) -> int:
     healthy = all(check.state != "fail" for check in checks)
     if as_json:
         print(json.dumps({"healthy": healthy, "checks": [check.as_dict() for check in checks]}, indent=2))

@@ -15,6 +15,7 @@ from serve.app import Serving, run
 from serve.desk import Settings
 from serve.keys import KeyFile
 from serve.replicas import Replicas
+from serve.security import Limits
 
 _MOST_REPLICAS = 1000
 
@@ -26,6 +27,7 @@ def start(
     keys: Path | None,
     adapters: Sequence[str],
     replicas: str,
+    waiting: int,
     feedback: Path | None,
     feedback_images: bool,
     origins: Sequence[str],
@@ -44,7 +46,7 @@ def start(
     if feedback_images and feedback is None:
         raise ConfigError("--feedback-images needs --feedback FOLDER")
     settings = Settings(keys, _writable(feedback), feedback_images, tuple(origins))
-    run(Serving(folder, host, port, _adapters(adapters), settings, _replicas(replicas)))
+    run(Serving(folder, host, port, _adapters(adapters), settings, parse_replicas(replicas), Limits(waiting=waiting)))
 
 
 def show_keys(path: Path) -> None:
@@ -66,7 +68,12 @@ def _adapters(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _replicas(given: str) -> Replicas:
+def parse_replicas(given: str) -> Replicas:
+    """``MIN`` or ``MIN:MAX``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     match = re.fullmatch(r"(\d+)(?::(\d+))?", given)
     least = int(match[1]) if match else 0
     most = int(match[2] or least) if match else 0

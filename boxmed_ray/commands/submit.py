@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from boxmed_ray.config import ConfigError
-from boxmed_ray.submit import Submission, connect, dashboard_url, follow
+from boxmed_ray.submit import Submission, follow, known_job
 from boxmed_ray.submit import submit as send
 
 
@@ -18,17 +18,12 @@ def submit(submission: Submission, *, attach: str | None, wait: bool) -> int:
     if attach is not None and submission.command:
         raise ConfigError(f"--attach {attach} follows a job that exists; leave out the command after --")
     if attach is not None:
-        client, job_id = connect(dashboard_url(submission.address)), attach
-        try:
-            client.get_job_info(job_id)
-        except RuntimeError:
-            jobs = [job.submission_id for job in client.list_jobs() if job.submission_id]
-            raise ConfigError(f"--attach {job_id}: no such job; jobs there: {', '.join(jobs) or 'none'}") from None
+        client, job_id = known_job(submission.address, attach)
     else:
         client, job_id = send(submission)
     back = (
         f"follow it: boxmed submit --address {submission.address} --attach {job_id}\n"
-        f"stop it:   ray job stop --address {dashboard_url(submission.address)} {job_id}"
+        f"stop it:   boxmed jobs stop {job_id} --address {submission.address}"
     )
     try:
         print(f"job {job_id}\n{back}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from boxmed_ray.commands.plan import refuse_what_cannot_fit
 from boxmed_ray.config import ConfigError, RunConfig, is_uri, load_config, parse_config
 from boxmed_ray.data.study import DataError
 from boxmed_ray.interrupt import Interrupt, interruptible
@@ -144,6 +145,7 @@ def _move_aside(folder: Path) -> Path:
 
 
 def _run(config: RunConfig, resume: bool) -> int:
+    refuse_what_cannot_fit(config)
     from boxmed_ray import pipeline
 
     interrupt = Interrupt()

@@ -1,7 +1,8 @@
 """Study -> training examples: what the model is asked about an image and what it should answer.
 
-What lives here: which findings are asked about, how the tasks are mixed, and the second reader's
-noise on boxes. What does not: the words of prompts and answers (prompts.py), tokens (model/).
+What lives here: which findings are asked about, how MCL's tasks are mixed, and the second reader's
+noise on boxes. What does not: the words of prompts and answers (prompts.py), what SVR asks (mixture.py), tokens
+(model/).
 
 Everything is a pure function of studies, config and seed. Example ``i`` does not depend on how many
 are asked for, so a stage resumes at any position by slicing.
@@ -12,9 +13,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from boxmed_ray.config import MCLConfig
+from boxmed_ray.data.concept_map import shipped
+from boxmed_ray.data.deck import Deck, require
 from boxmed_ray.data.prompts import (
     Answer,
     Coordinates,
@@ -22,23 +25,22 @@ from boxmed_ray.data.prompts import (
     concepts_response,
     ground_response,
     instruction,
+    joint_response,
     parse_answer,
 )
-from boxmed_ray.data.study import Box, DataError, Finding, Study
+from boxmed_ray.data.study import Box, Finding, Study
 from rewards.categories import NO_FINDING
 
 _MAX_SHIFT: Final = 0.4
 """A noisy side moves by at most this share of the side length: the two sides of a box never meet."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One prompt about one image with its reference response.
 
-    ``boxes`` are the targets of a GROUND example in pixels of the stored image: exactly as the data
-    has them, whatever noise ``response`` was written with. Empty means that ``none`` is right.
+    ``boxes`` are the targets of a GROUND or JOINT example in pixels of the stored image: exactly as the data
+    has them, whatever noise ``response`` was written with. Empty means that there is nothing to find.
     """
 
     id: str
@@ -115,7 +117,7 @@ def ground_example(
             know the stored size. Needed for those only.
     """
     width, height = _frame(study, coordinates, side)
-    drawn = tuple(_scaled(box, width / study.width, height / study.height) for box in finding.boxes)
+    drawn = _in_frame(finding.boxes, study, width, height)
     return Example(
         id=f"{study.id}/{Task.GROUND}/{finding.phrase}",
         task=Task.GROUND,
@@ -154,9 +156,9 @@ def ground_prompts(
         DataError: no study has a finding with a box.
     """
     rng = random.Random(f"ground/{seed}")
-    grounded = _Deck([(s, f) for s in studies for f in grounded_findings(s)], f"ground/{seed}")
-    denied = _Deck([(s, f) for s in studies for f in denied_findings(s)], f"none/{seed}")
-    _require(grounded, "a finding with a box, which grounding needs")
+    grounded = Deck([(s, f) for s in studies for f in grounded_findings(s)], f"ground/{seed}")
+    denied = Deck([(s, f) for s in studies for f in denied_findings(s)], f"none/{seed}")
+    require(grounded, "a finding with a box, which grounding needs")
     chosen = []
     for _ in range(count):
         wants_none = rng.random() < none_share
@@ -176,23 +178,39 @@ def mcl_examples(
 ) -> list[Example]:
     """``count`` examples of medical concept learning, in training order.
 
-    ``config.grounding_share`` of them ask for boxes (of those ``none_share`` about a denied finding),
-    the rest for chains of concepts. A noisy box is drawn once per seed and stays the same over
+    ``config.report_share`` of them ask for plain reports and ``config.joint_share`` for reports with boxes. Of the rest
+    ``config.grounding_share`` ask for boxes (of those ``none_share`` about a denied finding), the others for chains of
+    concepts. A noisy box is drawn once per seed and stays the same over
     epochs: the noise is in the data, as a reader's is, and does not average out.
 
     Raises:
         DataError: the studies have nothing that the config asks for.
     """
     rng = random.Random(f"mcl/{seed}")
-    grounded = _Deck([(s, f) for s in studies for f in grounded_findings(s)], f"mcl-ground/{seed}")
-    denied = _Deck([(s, f) for s in studies for f in denied_findings(s)], f"mcl-none/{seed}")
-    stated = _Deck([s for s in studies if stated_findings(s)], f"mcl-concepts/{seed}")
+    grounded = Deck([(s, f) for s in studies for f in grounded_findings(s)], f"mcl-ground/{seed}")
+    denied = Deck([(s, f) for s in studies for f in denied_findings(s)], f"mcl-none/{seed}")
+    stated = Deck([s for s in studies if _has_concepts(s)], f"mcl-concepts/{seed}")
+    reported = Deck([s for s in studies if s.report], f"mcl-report/{seed}")
+    jointly = Deck(joint_studies(studies), f"mcl-joint/{seed}")
+    if config.report_share > 0:
+        require(reported, "a report; set mcl.report_share=0")
+    if config.joint_share > 0:
+        require(jointly, "a report and findings; set mcl.joint_share=0")
+    # A stream of its own: runs without reports see the examples that they always saw.
+    tasks = random.Random(f"mcl-tasks/{seed}")
     if config.grounding_share > 0:
-        _require(grounded, "a finding with a box; set mcl.grounding_share=0 to train on chains only")
+        require(grounded, "a finding with a box; set mcl.grounding_share=0 to train on chains only")
     if config.grounding_share < 1:
-        _require(stated, "a finding; set mcl.grounding_share=1 to train on boxes only")
+        require(stated, "a finding or a report; set mcl.grounding_share=1 to train on boxes only")
     examples = []
     for _ in range(count):
+        task = tasks.random()
+        if task < config.report_share:
+            examples.append(report_example(reported.draw()))
+            continue
+        if task < config.report_share + config.joint_share:
+            examples.append(joint_example(jointly.draw(), coordinates, side))
+            continue
         wants_ground, wants_none = rng.random() < config.grounding_share, rng.random() < none_share
         if not wants_ground:
             examples.append(_concepts_example(stated.draw()))
@@ -211,8 +229,8 @@ def report_examples(studies: Sequence[Study], count: int, *, seed: int) -> list[
     Raises:
         DataError: no study has a report.
     """
-    deck = _Deck([s for s in studies if s.report], f"report/{seed}")
-    _require(deck, "a report, which the adapter stage is trained on")
+    deck = Deck([s for s in studies if s.report], f"report/{seed}")
+    require(deck, "a report, which report prompts and the adapter stage need")
     return [report_example(deck.draw()) for _ in range(count)]
 
 
@@ -223,23 +241,64 @@ def report_example(study: Study) -> Example:
     return Example(f"{study.id}/{Task.REPORT}", Task.REPORT, None, instruction(Task.REPORT), study.report, study)
 
 
-def corpus(studies: Sequence[Study], coordinates: Coordinates = "permille", side: int | None = None) -> list[str]:
-    """Every text the stages would show, once: what a tokenizer is trained on."""
+def joint_studies(studies: Sequence[Study]) -> list[Study]:
+    """Studies with a report whose findings are on record: without those nobody knows that a box is missing."""
+    return [study for study in studies if study.report and study.findings]
+
+
+def joint_example(study: Study, coordinates: Coordinates = "permille", side: int | None = None) -> Example:
+    """The JOINT example of one study, which must have a report; arguments as ``ground_example``."""
+    if not study.report:
+        raise ValueError(f"study {study.id!r} has no report")
+    width, height = _frame(study, coordinates, side)
+    findings = grounded_findings(study)
+    drawn = [f.model_copy(update={"boxes": _in_frame(f.boxes, study, width, height)}) for f in findings]
+    return Example(
+        id=f"{study.id}/{Task.JOINT}",
+        task=Task.JOINT,
+        phrase=None,
+        prompt=instruction(Task.JOINT),
+        response=joint_response(study.report, drawn, width, height, coordinates),
+        study=study,
+        boxes=tuple(box for finding in findings for box in finding.boxes),
+    )
+
+
+def corpus(
+    studies: Sequence[Study],
+    coordinates: Coordinates = "permille",
+    side: int | None = None,
+    *,
+    joint: bool = False,
+) -> list[str]:
+    """Every text the stages would show, once: what a tokenizer is trained on. ``joint``: reports with boxes too."""
     texts: dict[str, None] = {}
     for study in studies:
         asked = grounded_findings(study) + denied_findings(study)
         examples = [ground_example(study, finding, coordinates, side) for finding in asked]
-        if stated_findings(study):
-            examples.append(_concepts_example(study))
+        examples += concept_examples_of(study)
         if study.report:
             examples.append(report_example(study))
+        if joint and study.report:
+            examples.append(joint_example(study, coordinates, side))
         for example in examples:
             texts[example.prompt] = texts[example.response] = None
     return list(texts)
 
 
+def _has_concepts(study: Study) -> bool:
+    return bool(stated_findings(study) or study.report)
+
+
+def concept_examples_of(study: Study) -> list[Example]:
+    """The concept example of a study, where it has one."""
+    return [_concepts_example(study)] if _has_concepts(study) else []
+
+
 def _concepts_example(study: Study) -> Example:
-    response = concepts_response(stated_findings(study))
+    """From its findings, or where a data set gives none, from what the mapping finds in its report."""
+    stated = stated_findings(study)
+    response = concepts_response(stated) if stated else shipped().response(study.report or "")
     return Example(f"{study.id}/{Task.CONCEPTS}", Task.CONCEPTS, None, instruction(Task.CONCEPTS), response, study)
 
 
@@ -264,27 +323,6 @@ def _frame(study: Study, coordinates: Coordinates, side: int | None) -> tuple[in
     return side, side
 
 
-def _scaled(box: Box, across: float, down: float) -> Box:
-    return Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)
-
-
-def _require(deck: _Deck[T], what: str) -> None:
-    if not deck:
-        raise DataError(f"none of the studies has {what}; check data.root and the split of the data set")
-
-
-class _Deck(Generic[T]):
-    """Items dealt in a random order, shuffled anew when all have been dealt."""
-
-    def __init__(self, items: Sequence[T], seed: str) -> None:
-        self._items = list(items)
-        self._rng = random.Random(seed)
-        self._hand: list[T] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def draw(self) -> T:
-        if not self._hand:
-            self._hand = self._rng.sample(self._items, len(self._items))
-        return self._hand.pop()
+def _in_frame(boxes: Sequence[Box], study: Study, width: int, height: int) -> tuple[Box, ...]:
+    across, down = width / study.width, height / study.height
+    return tuple(Box(box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down) for box in boxes)

@@ -1,10 +1,11 @@
 """Prompts, the response form, and the one place where an answer is read.
 
-What lives here: what the model is asked (three tasks), how the reference response is written, and
-``parse_answer``. What does not: rewards (they get the parsed answer), tokenisation (model/).
+What lives here: what the model is asked (four tasks), how the reference response is written, ``parse_answer`` and
+``parse_joint``. What does not: rewards (they get the parsed answer), tokenisation (model/).
 
 Response form (arXiv 2504.18453 §3.2): ``<think>…</think><answer>…</answer>``; boxes in the answer as
-``[x1, y1, x2, y2]`` separated by ``, ``; ``none`` for no finding.
+``[x1, y1, x2, y2]`` separated by ``, ``; ``none`` for no finding. JOINT answers a report, boxes behind the words that
+they belong to: ``There is a nodule. [612, 300, 660, 350] The heart is normal.``
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class Task(StrEnum):
     GROUND = "ground"
     CONCEPTS = "concepts"
     REPORT = "report"
+    JOINT = "joint"
 
 
 INSTRUCTIONS: dict[Task, str] = {
     Task.GROUND: "Locate in this chest X-ray: {phrase}",
     Task.CONCEPTS: "Reason step by step about the findings in this chest X-ray.",
     Task.REPORT: "Write the findings of this chest X-ray.",
+    Task.JOINT: "Write the findings of this chest X-ray with their boxes.",
 }
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
@@ -95,6 +98,21 @@ def concepts_response(findings: Sequence[Finding]) -> str:
     return format_response(think, ", ".join(d for d in diseases if d) or NONE)
 
 
+def joint_response(
+    report: str, findings: Sequence[Finding], width: int, height: int, coordinates: Coordinates = "permille"
+) -> str:
+    """Reference response to JOINT: the report with the boxes of each finding behind its phrase.
+
+    A finding whose phrase the report does not have word for word comes after the report, phrase and boxes.
+    """
+    for finding in findings:
+        boxes = format_boxes(finding.boxes, width, height, coordinates)
+        before, phrase, after = report.rpartition(finding.phrase)
+        report = f"{before}{phrase} {boxes}{after}" if phrase else f"{report} {finding.phrase} {boxes}"
+    concepts = (" -> ".join(link for link in (f.disease, f.region) if link) for f in findings)
+    return format_response("; ".join(filter(None, concepts)) or NONE, report)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A response, read.
@@ -118,6 +136,8 @@ _NUMBER = r"[0-9]{1,5}(?:\.[0-9]{1,6})?"
 _BOX = rf"\[{_NUMBER}(?:, {_NUMBER}){{3}}\]"
 _RESPONSE = re.compile(r"<think>(?P<think>.*?)</think><answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _BOXES = re.compile(rf"{_BOX}(?:, {_BOX})*")
+_BRACKETS = re.compile(r"\[[^\[\]]*\]")
+_BRACKETED = re.compile(r"\s*\[[^\[\]]*\](?:,\s*\[[^\[\]]*\])*")
 _TAG = re.compile(r"</?(?:think|answer)>")
 MAX_BOXES = 64
 """More boxes than this in one answer is malformed: no chest X-ray needs them, and matching is cubic."""
@@ -145,6 +165,31 @@ def parse_answer(
     answer = match["answer"].strip()
     boxes = () if answer == NONE else _read_boxes(answer, width, height, coordinates, side)
     return Answer(boxes, boxes is not None, match["think"].strip())
+
+
+def parse_joint(
+    text: str, width: int, height: int, coordinates: Coordinates = "permille", side: int | None = None
+) -> Answer:
+    """Read a response to JOINT; arguments as ``parse_answer``.
+
+    Returns:
+        All boxes of the report in the order they are said, empty where it has none; malformed where the response is
+        not of the form, a bracket holds anything but a box, or nothing is said beside boxes. Never raises.
+    """
+    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
+    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+        return Answer(None, False, "")
+    answer = match["answer"]
+    report, found = without_boxes(answer), _BRACKETS.findall(answer)
+    boxes = _read_boxes(", ".join(found), width, height, coordinates, side) if found else ()
+    if not report or "[" in report or "]" in report:
+        boxes = None
+    return Answer(boxes, boxes is not None, match["think"].strip())
+
+
+def without_boxes(text: str) -> str:
+    """The text without anything in square brackets: the report of a response to JOINT, whatever its form."""
+    return _BRACKETED.sub("", text[:_MAX_CHARACTERS]).strip()
 
 
 def _read_boxes(

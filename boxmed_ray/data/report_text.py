@@ -186,6 +186,13 @@ def clean_report(text: str) -> str:
     Marks are ``___`` (MIMIC), ``XXXX`` (Open-i) and ``[**…**]``; "x-XXXX" is an x-ray. Punctuation that a mark leaves
     behind goes with it, as do numbers of lists. Clean text comes back as it is.
     """
+    before = None
+    while text != before:  # what one round lays bare, another takes: a number of a list behind a stray bracket
+        before, text = text, _cleaned_once(text)
+    return text if any(character.isalpha() for character in text) else ""
+
+
+def _cleaned_once(text: str) -> str:
     text = unicodedata.normalize("NFC", text.translate(_SAME))
     text = "".join(" " if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
     text = _X_RAY.sub(r"\1-ray", text)
@@ -196,4 +203,4 @@ def clean_report(text: str) -> str:
         for pattern, replacement in _TIDY:
             text = pattern.sub(replacement, text)
         text = text.strip()
-    return text if any(character.isalpha() for character in text) else ""
+    return text

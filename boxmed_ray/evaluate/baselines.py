@@ -1,7 +1,7 @@
-"""What a model must beat that never looks at the image: one constant box per label.
+"""What a model must beat that never looks at the image: one constant box per label, and a box at random.
 
-What lives here: fitting that box on training boxes and answering with it. What does not: the metrics
-(grounding.py), which score the baseline like any model.
+What lives here: fitting the constant box on training boxes, and answering with either. What does not: the metrics
+(grounding.py), which score a baseline like any model.
 """
 
 from __future__ import annotations
@@ -50,6 +50,24 @@ def answer_with_constant_box(records: Sequence[GroundingRecord], boxes: Mapping[
     The constant box is the same at any temperature, so its one sample is its greedy answer.
     """
     return [_answer(record, boxes.get(record.label)) for record in records]
+
+
+def answer_with_random_box(
+    records: Sequence[GroundingRecord], training: Sequence[tuple[str, BoxT]], seed: int = 0
+) -> list[GroundingRecord]:
+    """The same prompts, each answered with the size of some training box, of any label, at a random place.
+
+    Args:
+        records: whose prompts are answered.
+        training: as for ``fit_constant_boxes``; at least one.
+        seed: of sizes and places.
+    """
+    rng = np.random.default_rng(seed)
+    boxes = np.array([box for _, box in training])
+    sizes = (boxes[:, 2:] - boxes[:, :2])[rng.integers(len(boxes), size=len(records))]
+    corners = rng.uniform(0, 1, sizes.shape) * (1 - sizes)
+    drawn = np.concatenate([corners, corners + sizes], axis=1).tolist()
+    return [_answer(record, (b[0], b[1], b[2], b[3])) for record, b in zip(records, drawn, strict=True)]
 
 
 def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:

@@ -18,6 +18,7 @@ from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, Case, ReportCase, choose_
 from boxmed_ray.evaluate.curves import draw_curves
 from boxmed_ray.evaluate.summary import GroundingSummary, Summary
 from boxmed_ray.evaluate.verdict import verdict
+from boxmed_ray.evaluate.watched import read_alarms, read_watched
 from boxmed_ray.tracking import read_metrics
 
 FILE = "report.html"
@@ -42,6 +43,28 @@ def write_report(
         cases: held-out prompts with both answers; the page shows an even choice of them.
         reports: generated reports; the page shows the first ``SHOWN_REPORTS``.
     """
+    shown = choose_cases(cases, SHOWN_CASES)
+    return _write(
+        folder,
+        "report.html",
+        metrics,
+        summary=summary,
+        remarks=verdict(summary),
+        stages=_stages(summary),
+        labels=_label_rows(summary),
+        cases=[(case, data_uri(case.image)) for case in shown],
+        case_count=len(cases),
+        reports=[(case, data_uri(case.image) if case.image else None) for case in reports[:SHOWN_REPORTS]],
+        report_count=len(reports),
+    )
+
+
+def write_stopped(folder: Path, reason: str, metrics: Path) -> Path:
+    """Write ``folder``/report.html of a run that an alarm has stopped: why, what was watched, the curves."""
+    return _write(folder, "stopped.html", metrics, reason=reason)
+
+
+def _write(folder: Path, template: str, metrics: Path, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("boxmed_ray.evaluate"),
         autoescape=True,
@@ -50,19 +73,13 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _figure
-    shown = choose_cases(cases, SHOWN_CASES)
-    page = environment.get_template("report.html").render(
+    page = environment.get_template(template).render(
         name=folder.resolve().name,
-        summary=summary,
         css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
-        remarks=verdict(summary),
-        stages=_stages(summary),
-        labels=_label_rows(summary),
         curves=[(curve, Markup(curve.svg)) for curve in draw_curves(_read(metrics))],
-        cases=[(case, data_uri(case.image)) for case in shown],
-        case_count=len(cases),
-        reports=[(case, data_uri(case.image) if case.image else None) for case in reports[:SHOWN_REPORTS]],
-        report_count=len(reports),
+        watched=read_watched(folder),
+        alarms=read_alarms(folder),
+        **values,
     )
     path = folder / FILE
     part = path.with_suffix(".part")

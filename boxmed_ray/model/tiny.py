@@ -1,25 +1,32 @@
-"""A tiny Qwen2-VL from scratch: the real architecture and processors, small enough for two cores.
+"""A tiny Qwen-VL from scratch: the real architecture and processors, small enough for two cores.
 
 What lives here: the sizes, the tokenizer trained on the run's own words, the initial weights. What
-does not: loading (policy.py). Every class is the one a full-size Qwen2-VL uses; digits are single
-tokens, as its tokenizer has them.
+does not: loading (policy.py). Every class is the one a full-size Qwen2-VL, Qwen2.5-VL or Qwen3-VL uses; digits are
+single tokens, as their tokenizer has them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
     Qwen2Tokenizer,
     Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -40,6 +47,21 @@ SPECIAL = (
 TAGS = (OPEN_THINK, CLOSE_THINK, OPEN_ANSWER, CLOSE_ANSWER)
 
 INITIALIZER_RANGE = 0.06
+_HEAD = 32
+
+_FAMILIES: dict[str, tuple[Any, Any, Any]] = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLProcessor, Qwen2VLVideoProcessor),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor),
+}
+"""Configuration, processor and video processor of each."""
+_TOKEN_IDS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+_TEXT_IDS = {"bos_token_id": END_OF_TEXT, "eos_token_id": IM_END, "pad_token_id": END_OF_TEXT}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -50,7 +72,7 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen2-VL's turn format without its default system turn, which would cost more tokens than the prompt."""
+"""The family's turn format without its default system turn, which would cost more tokens than the prompt."""
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
@@ -96,10 +118,11 @@ def build_tiny(config: ModelConfig, image_size: int, corpus: Iterable[str], seed
     """
     tokenizer = build_tokenizer(corpus, config.vocabulary)
     pixels = {"shortest_edge": image_size**2, "longest_edge": image_size**2}
-    processor = Qwen2VLProcessor(
+    _, processor_class, video_class = _FAMILIES[config.family]
+    processor = processor_class(
         image_processor=Qwen2VLImageProcessor(size=pixels, patch_size=config.patch_size),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels, patch_size=config.patch_size),
+        video_processor=video_class(size=pixels, patch_size=config.patch_size),
         chat_template=CHAT_TEMPLATE,
     )
     if image_size % (2 * config.patch_size):
@@ -107,52 +130,74 @@ def build_tiny(config: ModelConfig, image_size: int, corpus: Iterable[str], seed
             f"data.image_size = {image_size}: must be a multiple of {2 * config.patch_size}, two patches of "
             f"model.patch_size = {config.patch_size}"
         )
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2VLForConditionalGeneration(_qwen2_vl_config(config, tokenizer))
+        model = AutoModelForImageTextToText.from_config(tiny_config(config, image_size, len(tokenizer), ids))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def _qwen2_vl_config(config: ModelConfig, tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
-    head = 32
-    heads = config.hidden_size // head
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    # mRoPE splits half of the head's dimensions into time, height and width.
-    half = head // 2
-    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": config.hidden_size,
-            "intermediate_size": 3 * config.hidden_size,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads // 2 if heads % 2 == 0 else heads,
-            "max_position_embeddings": 4096,
-            # The published 0.02 suits widths of thousands; at 192 it keeps attention flat for long.
-            "initializer_range": INITIALIZER_RANGE,
-            "max_window_layers": config.layers,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
-            "bos_token_id": ids[END_OF_TEXT],
-            "eos_token_id": ids[IM_END],
-            "pad_token_id": ids[END_OF_TEXT],
-            "tie_word_embeddings": True,
-        },
-        vision_config={
-            "depth": config.vision_layers,
-            "embed_dim": config.vision_hidden_size,
-            "hidden_size": config.hidden_size,
-            "num_heads": config.vision_hidden_size // head,
-            "mlp_ratio": 3,
-            "patch_size": config.patch_size,
-            "initializer_range": INITIALIZER_RANGE,
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
+def tiny_config(config: ModelConfig, image_size: int, vocabulary: int, ids: Mapping[str, int]) -> PreTrainedConfig:
+    """The configuration of the small model.
+
+    Args:
+        config: which family, and sizes.
+        image_size: side of the images, for which Qwen3-VL learns positions.
+        vocabulary: size of the tokenizer.
+        ids: of the special tokens; the family's own where one is missing.
+    """
+    vision = _vision(config, image_size)
+    if config.family == "qwen3_vl":
+        # Features of as many layers as the language model can take, after the first of the tower.
+        vision["deepstack_visual_indexes"] = list(range(min(config.vision_layers, config.layers) - 1)) or [0]
+    known = {name: ids[token] for name, token in _TOKEN_IDS.items() if token in ids}
+    text = _text(config, vocabulary) | {name: ids[token] for name, token in _TEXT_IDS.items() if token in ids}
+    made: PreTrainedConfig = _FAMILIES[config.family][0](
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **known
     )
+    return made
+
+
+def _text(config: ModelConfig, vocabulary: int) -> dict[str, Any]:
+    heads = config.hidden_size // _HEAD
+    # mRoPE splits half of the head's dimensions into time, height and width.
+    half = _HEAD // 2
+    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    if config.family == "qwen3_vl":
+        rope["mrope_interleaved"] = True
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": 3 * config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2 if heads % 2 == 0 else heads,
+        "max_position_embeddings": 4096,
+        # The published 0.02 suits widths of thousands; at 192 it keeps attention flat for long.
+        "initializer_range": INITIALIZER_RANGE,
+        "rope_parameters": rope,
+        "tie_word_embeddings": True,
+    }
+    return text | ({"head_dim": _HEAD} if config.family == "qwen3_vl" else {"max_window_layers": config.layers})
+
+
+def _vision(config: ModelConfig, image_size: int) -> dict[str, Any]:
+    width = config.vision_hidden_size
+    shared = {
+        "depth": config.vision_layers,
+        "num_heads": width // _HEAD,
+        "patch_size": config.patch_size,
+        "initializer_range": INITIALIZER_RANGE,
+    }
+    if config.family == "qwen2_vl":
+        return shared | {"embed_dim": width, "hidden_size": config.hidden_size, "mlp_ratio": 3}
+    named = shared | {"hidden_size": width, "out_hidden_size": config.hidden_size, "intermediate_size": 3 * width}
+    if config.family == "qwen2_5_vl":
+        # The last layer attends to the whole image, those before it to windows of four by four patches.
+        window = {"window_size": 4 * config.patch_size, "fullatt_block_indexes": [config.vision_layers - 1]}
+        return named | window
+    return named | {"num_position_embeddings": (image_size // config.patch_size) ** 2}

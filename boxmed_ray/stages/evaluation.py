@@ -19,7 +19,7 @@ from boxmed_ray.actors.types import Group, Prompt, Rollout
 from boxmed_ray.config import DataConfig, RunConfig
 from boxmed_ray.data.concepts import label_of
 from boxmed_ray.data.examples import Example, denied_findings, ground_example, grounded_findings, report_example
-from boxmed_ray.data.prompts import parse_answer
+from boxmed_ray.data.prompts import Task, parse_answer
 from boxmed_ray.data.study import Study
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.stages.generation import generate
@@ -40,7 +40,7 @@ def prompt_of(example: Example) -> Prompt:
         width=study.width,
         height=study.height,
         targets=example.boxes,
-        target_text=example.response if example.phrase is None else None,
+        target_text=study.report if example.task in (Task.REPORT, Task.JOINT) else None,
     )
 
 
@@ -79,8 +79,8 @@ def ask_grounding(
     ]
 
 
-def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora: str) -> list[str]:
-    """One greedy report a study, by the adapter."""
+def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora: str | None) -> list[str]:
+    """One greedy report a study, by the adapter, or by the backbone where there is none."""
     prompts = [prompt_of(report_example(study)) for study in studies]
     groups = generate(pool, prompts, config, n=1, greedy=True, max_new_tokens=config.evaluate.report_tokens, lora=lora)
     return [_answers(group)[0].text.strip() for group in groups]

@@ -21,20 +21,21 @@ from typing import Any
 from boxmed_ray.actors.learner_group import LearnerGroup
 from boxmed_ray.actors.pool import Pool
 from boxmed_ray.actors.pool_worker import RayWorker, Worker
-from boxmed_ray.actors.types import Prompt
+from boxmed_ray.actors.types import Prompt, ScoredGroup
 from boxmed_ray.actors.weight_push import PushError, WeightPush
 from boxmed_ray.checkpoint import CheckpointStore
 from boxmed_ray.config import RunConfig
 from boxmed_ray.events import EventWriter
 from boxmed_ray.interrupt import finish_first
 from boxmed_ray.stages.ahead import Ahead
+from boxmed_ray.stages.cheating import Watch
 from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Drawn, Prompts
 from boxmed_ray.stages.reward_trend import RewardTrend
 from boxmed_ray.stages.rollouts import handles
 from boxmed_ray.stages.sampler import Sampler
 from boxmed_ray.stages.update_metrics import staleness, update_metrics
-from boxmed_ray.stages.watch import BadSteps, DivergedError
+from boxmed_ray.stages.watch import BadSteps, DivergedError, DriftError, drift_message
 from boxmed_ray.tracking import MetricsWriter, Progress
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,13 @@ class Update:
         metrics: of it, seconds of its phases among them.
         finite: False where loss or gradient was not, and no step was taken for that.
         bad_prompts: whose loss it was.
+        groups: that were drawn for it.
     """
 
     metrics: dict[str, float]
     finite: bool = True
     bad_prompts: Sequence[str] = ()
+    groups: Sequence[ScoredGroup] = ()
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Reinforcement:
                 self._push(wait=on_policy)
         metrics = update_metrics(drawn, clock, learned) | {"rollout_workers": len(self.rollouts.workers)}
         skipped = bool(drawn.kept) and learned["updated"] < 1
-        return Update(metrics, not skipped, learned.get("bad_samples", ()))
+        return Update(metrics, not skipped, learned.get("bad_samples", ()), drawn.groups)
 
     def _push(self, *, wait: bool) -> None:
         self._publish()
@@ -138,6 +141,7 @@ def reinforce(
     start: int,
     checkpoints: Path,
     writer: MetricsWriter,
+    watch: Watch | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Run updates ``start`` … ``svr.steps`` and leave checkpoints.
@@ -148,12 +152,14 @@ def reinforce(
         start: updates done.
         checkpoints: store that they go to.
         writer: of metrics.jsonl.
+        watch: measures responses beside the reward; by default one that keeps no record.
         state: of the checkpoint that ``start`` comes from: how many prompts were drawn, so that a resume skips
             and repeats none, how many updates in a row were not finite, and the last rewards.
 
     Raises:
         KeyboardInterrupt: interrupted; a checkpoint of the last whole update is on disk.
         DivergedError: ``svr.max_bad_updates`` in a row were not finite.
+        DriftError: an alarm, where ``svr.watch.on_alarm`` says stop.
     """
     svr = loop.config.svr
     # A checkpoint that names no position is of a time when every update drew as many.
@@ -163,10 +169,11 @@ def reinforce(
     bad = BadSteps(svr.max_bad_updates, "svr.max_bad_updates", saved["bad_updates"])
     trend = RewardTrend(svr.reward_window, saved["rewards"])
     sampler = Sampler(loop.config, loop.rollouts, loop.rewards, loop.events)
+    watch = watch or Watch(loop.config, loop.rewards, loop.events, None, start, saved.get("watch"))
     done = start
 
     def save() -> None:
-        driver = source.state | {"bad_updates": bad.count, "rewards": trend.rewards}
+        driver = source.state | {"bad_updates": bad.count, "rewards": trend.rewards, "watch": watch.state}
         loop.learner.save_checkpoint(checkpoints, done, driver, trend.mean)
 
     with (
@@ -184,10 +191,15 @@ def reinforce(
                         metrics["reward_smoothed"] = trend.add(metrics["reward"])
                     writer.write(STAGE, done, metrics, weight_version=int(metrics["weight_version"]))
                     progress.update(done, metrics)
+                    watch.look(done, update.groups)
+                    alarms = watch.collect(wait=done == svr.steps)
                 if bad.too_many:
                     raise DivergedError(bad.message(STAGE, CheckpointStore(checkpoints).newest()))
-                if done % svr.checkpoint_every == 0 or done == svr.steps:
+                stop = alarms and svr.watch.on_alarm == "stop"
+                if done % svr.checkpoint_every == 0 or done == svr.steps or stop:
                     save()
+                if stop:
+                    raise DriftError(drift_message(alarms, CheckpointStore(checkpoints).newest()))
         except KeyboardInterrupt:
             save()
             raise

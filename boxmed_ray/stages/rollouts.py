@@ -17,12 +17,13 @@ from boxmed_ray.actors.pool_worker import RayWorker
 from boxmed_ray.actors.rollout import RolloutActor
 from boxmed_ray.actors.rollout_io import EngineCrashedError, EngineOptions, OutOfServiceError
 from boxmed_ray.actors.scaling import Limits, Pace
+from boxmed_ray.actors.shared_gpus import rollout_place
 from boxmed_ray.actors.weight_fleet import Phase
 from boxmed_ray.config import PoolConfig, RunConfig, ScalingConfig
 from boxmed_ray.data.images import ImageStore
 from boxmed_ray.events import EventWriter
 
-_CPUS_PER_THREAD = 0.5
+CPUS_PER_THREAD = 0.5
 """Ray's books only: generation and learning take turns on the same cores."""
 _SEEDS = 1 << 16
 """Between the engines' seeds of two runs."""
@@ -49,15 +50,15 @@ def rollout_pool(
         dtype=config.model.dtype,
         lora_rank=lora_rank,
         gpus=resources.gpus_per_rollout,
+        tensor_parallel=resources.tensor_parallel,
     )
     cache = None if images.cache is None else str(images.cache)
     # Each group in the engine waits in a thread of the actor.
     groups = max(1, resources.max_sequences // config.svr.group_size)
     actor = rollout_actor().options(
-        num_cpus=_CPUS_PER_THREAD * resources.threads,
-        num_gpus=resources.gpus_per_rollout,
         max_restarts=0,
         max_concurrency=groups + 1,
+        **rollout_place(resources, CPUS_PER_THREAD * resources.threads),
     )
 
     def spawn(number: int) -> RayWorker:

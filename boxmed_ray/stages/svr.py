@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Prompt
 from boxmed_ray.actors.weight_push import WeightPush
 from boxmed_ray.config import RunConfig
+from boxmed_ray.data.mixture import TASKS
 from boxmed_ray.events import EventWriter
+from boxmed_ray.stages.cheating import FILE as WATCHED
+from boxmed_ray.stages.cheating import Watch, watched
 from boxmed_ray.stages.reinforce import STAGE, Reinforcement, reinforce
 from boxmed_ray.stages.rollouts import handles, limits, pace
 from boxmed_ray.tracking import MetricsWriter
@@ -56,6 +60,7 @@ def run_svr(
         image_cache: folder of resized images (data/images.py), or None.
 
     Raises:
+        DriftError: the watch has rung, and ``svr.watch.on_alarm`` says stop; a checkpoint is on disk.
         LearnerError: learners are lost again and again without getting to another checkpoint.
     """
     learner, rewards = LearnerGroup(config, backbone, image_cache), reward_pool(config, events)
@@ -71,9 +76,12 @@ def run_svr(
             start, state = learner.load_checkpoint(checkpoints) or (0, None)
             lost, last = (lost, last) if start == last else (0, start)
             loop.start()
+            watch = Watch(config, rewards, events, metrics.with_name(WATCHED), start, (state or {}).get("watch"))
             try:
-                with MetricsWriter.resume(metrics, STAGE, start) as writer:
-                    reinforce(loop, prompts, start=start, checkpoints=checkpoints, writer=writer, state=state)
+                with closing(watch), MetricsWriter.resume(metrics, STAGE, start) as writer:
+                    reinforce(
+                        loop, prompts, start=start, checkpoints=checkpoints, writer=writer, watch=watch, state=state
+                    )
                 break
             except LearnerError as error:
                 lost += 1
@@ -93,11 +101,14 @@ def run_svr(
 
 def reward_pool(config: RunConfig, events: EventWriter) -> Pool:
     """The run's reward workers, not yet launched."""
-    actor = ray.remote(RewardWorker).options(num_cpus=0, max_restarts=0)
+    actor = ray.remote(RewardWorker).options(num_cpus=config.resources.cpus_per_reward, max_restarts=0)
+
+    routes = {TASKS[task]: weights for task, weights in config.svr.routes.items()}
+    measuring = {TASKS[task]: names for task, names in watched(config).items()}
 
     def spawn(_: int) -> RayWorker:
         handle: Any = actor.remote(
-            config.svr.rewards, config.data.coordinates, config.data.image_size, config.scorers.paths
+            routes, config.data.coordinates, config.data.image_size, config.scorers.paths, measuring
         )
         return RayWorker(handle)
 

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from boxmed_ray.actors.types import ScoredGroup
+from boxmed_ray.data.mixture import TASKS
 from boxmed_ray.stages.clock import Clock
 from boxmed_ray.stages.drawing import Drawn, with_variance
+
+_NAMES = {task: name for name, task in TASKS.items()}
 
 
 def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[str, float]:
@@ -24,10 +27,13 @@ def update_metrics(drawn: Drawn, clock: Clock, learned: dict[str, Any]) -> dict[
     """
     seconds = {f"{phase}_s": took for phase, took in drawn.seconds.items()} | clock.seconds()
     sampled, taught = _tokens(drawn.groups), _tokens(drawn.kept)
+    learner = _learner_metrics(learned)
+    # The part ``length`` is a reward, and the learner's ``length`` counts tokens.
+    rollouts = {f"reward_{n}" if n in learner else n: value for n, value in rollout_metrics(drawn.groups).items()}
     handled = {"generate": sampled, "score": sampled, "learn": taught, "push": taught}
     return {
-        **rollout_metrics(drawn.groups),
-        **_learner_metrics(learned),
+        **rollouts,
+        **learner,
         **seconds,
         "data_s": learned["seconds"].get("encode", 0.0),
         "lost_groups": len(drawn.lost),
@@ -58,7 +64,10 @@ def _learner_metrics(learned: dict[str, Any]) -> dict[str, float]:
 
 
 def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Reward mean and spread, parts by name, lengths and shares of all rollouts that an update drew."""
+    """Reward mean and spread, parts by name, lengths and shares of all rollouts that an update drew.
+
+    A part is the mean over the groups that have it; where an update asked several tasks, each has a reward of its own.
+    """
     if not scored:
         return {"drawn_groups": 0}
     rewards = np.concatenate([group.rewards for group in scored])
@@ -73,8 +82,14 @@ def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         "truncated": float(np.mean([rollout.truncated for rollout in rollouts])),
         "malformed": float(np.concatenate([group.malformed for group in scored]).mean()),
     }
-    for name in scored[0].components:
-        metrics[name] = float(np.concatenate([group.components[name] for group in scored]).mean())
+    for name in dict.fromkeys(name for group in scored for name in group.components):
+        parts = [group.components[name] for group in scored if name in group.components]
+        metrics[name] = float(np.concatenate(parts).mean())
+    tasks = dict.fromkeys(group.group.prompt.task for group in scored)
+    if len(tasks) > 1:
+        for task in tasks:
+            own = [group.rewards for group in scored if group.group.prompt.task is task]
+            metrics[f"reward_{_NAMES[task]}"] = float(np.concatenate(own).mean())
     if "format" in metrics:
         metrics["well_formed"] = metrics["format"]
     return metrics

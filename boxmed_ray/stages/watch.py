@@ -1,6 +1,6 @@
-"""When numbers that are not finite stop a run.
+"""What stops a run: numbers that are not finite, or an alarm of its watch.
 
-What lives here: counting steps that were not taken, and the error that ends the run. What does not:
+What lives here: counting steps that were not taken, and the errors that end the run. What does not: alarms (drift.py),
 skipping a step (model/engine.py), finding whose number it was (each loop). Light: the command line imports it.
 """
 
@@ -19,6 +19,23 @@ class DivergedError(RuntimeError):
 
     The message names the prompts and the last checkpoint, and says what may help.
     """
+
+
+class DriftError(RuntimeError):
+    """The watch has rung, and the configuration says that this stops the run."""
+
+
+def drift_message(alarms: Sequence[str], checkpoint: Path | None) -> str:
+    """Why the run stops.
+
+    Args:
+        alarms: in words.
+        checkpoint: folder of the last one, or None.
+    """
+    return (
+        f"stage svr stopped, the reward may be cheated (svr.watch.on_alarm = stop): {'; '.join(alarms)}; the last "
+        f"checkpoint is {checkpoint}. --resume goes on in spite of it; other rewards, or a composite, need a new run"
+    )
 
 
 @dataclass

@@ -5,12 +5,12 @@ What lives here: fetching. What does not: reading an archive (archive.py).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from rewards.radgraph.archive import BY_HAND, unpack
 from rewards.radgraph.words import Variant
+from rewards.scorers import published_folder
 
 REPOSITORY: Final = "StanfordAIMI/RRG_scorers"
 
@@ -23,7 +23,7 @@ def published_archive(variant: Variant) -> Path:
     Raises:
         FileNotFoundError: it is not here and cannot be downloaded.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "boxmed-rl" / variant
+    folder = published_folder(variant)
     if not folder.exists():
         unpack(_download(f"{variant}.tar.gz"), folder)
     return folder

@@ -59,12 +59,17 @@ def spoken(response: str) -> str:
     return _ANSWER_TAG.sub(" ", report).strip()
 
 
+def said(sample: Sample) -> str:
+    """The report of a sample."""
+    return spoken(sample.text) if sample.report is None else sample.report[:MAX_CHARACTERS]
+
+
 class PairReward:
     """A metric of reports as a reward.
 
     Args:
         name: of its component.
-        metric: takes the reference reports and what the responses say (``spoken``).
+        metric: takes the reference reports and what the responses say (``said``).
         floor: the reward of a response without a word, or where there is no reference report; no response
             with words gets less.
         sign: -1 for a metric of which less is better.
@@ -75,7 +80,7 @@ class PairReward:
 
     def score(self, batch: Sequence[Sample]) -> list[Score]:
         """One Score per sample, not below the floor."""
-        pairs = {i: (sample.target_text or "", spoken(sample.text)) for i, sample in enumerate(batch)}
+        pairs = {i: (sample.target_text or "", said(sample)) for i, sample in enumerate(batch)}
         pairs = {i: pair for i, pair in pairs.items() if all(map(has_words, pair))}
         scores = self._metric.score_pairs([ref for ref, _ in pairs.values()], [hyp for _, hyp in pairs.values()])
         values = dict(zip(pairs, (self._sign * score for score in scores), strict=True))

@@ -73,8 +73,13 @@ class Found:
 @cache
 def shipped_table() -> Table:
     """phrases.toml, read once."""
+    return compile_table(shipped_source())
+
+
+def shipped_source() -> dict[str, Any]:
+    """phrases.toml as it is written."""
     text = (importlib.resources.files("rewards.text") / "phrases.toml").read_text(encoding="utf-8")
-    return compile_table(tomllib.loads(text))
+    return tomllib.loads(text)
 
 
 def compile_table(source: Mapping[str, Any]) -> Table:
@@ -137,7 +142,7 @@ def _longest(tokens: Sequence[str], start: int, root: Node) -> tuple[Entry | Non
 def _entries(root: Node, phrases: Sequence[str]) -> Iterator[Entry]:
     """Entries of all forms of the phrases, each once; made where the tree has none."""
     entries: dict[int, Entry] = {}
-    for words in itertools.chain.from_iterable(map(_expand, phrases)):
+    for words in itertools.chain.from_iterable(map(expand_phrase, phrases)):
         nodes = [root]
         for word in words:
             nodes = [node.children.setdefault(form, Node()) for node in nodes for form in _forms(word)]
@@ -147,7 +152,8 @@ def _entries(root: Node, phrases: Sequence[str]) -> Iterator[Entry]:
     yield from entries.values()
 
 
-def _expand(phrase: str) -> Iterator[list[str]]:
+def expand_phrase(phrase: str) -> Iterator[list[str]]:
+    """The words of every form of a phrase with alternatives."""
     choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(_ALTERNATIVES.split(phrase))]
     for choice in itertools.product(*choices):
         yield "".join(choice).split()

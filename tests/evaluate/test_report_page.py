@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from boxmed_ray.evaluate.cases import Case, ReportCase, choose_cases, contact_sheet, data_uri, thumbnail
-from boxmed_ray.evaluate.report_page import write_report
+from boxmed_ray.evaluate.report_page import write_report, write_stopped
+from boxmed_ray.events import EventWriter
 from boxmed_ray.tracking import MetricsWriter
 from rewards.sample import BoxT
 from tests.evaluate.examples import TARGET, grounding, summary
@@ -134,3 +135,40 @@ def test_large_images_are_made_small(tmp_path: Path):
     Image.new("L", (1000, 500)).save(path)
     assert thumbnail(path).size == (384, 192)
     assert data_uri(path).startswith("data:image/jpeg;base64,")
+
+
+def watch_lines(folder: Path) -> None:
+    with MetricsWriter(folder / "watch.jsonl") as writer:
+        for step, characters in ((1, 110.0), (6, 60.0), (11, 50.0), (16, 40.0)):
+            writer.write("watch_report", step, {"reward": step / 16, "characters": characters, "held_out.bleu_2": 0.25})
+    EventWriter(folder / "events.jsonl").write("pool", message="irrelevant")
+    for _ in range(2):  # an update that was done again rings again
+        EventWriter(folder / "events.jsonl").write("alarm", step=11, task="report", rule="length", message=EVIL)
+
+
+def test_the_page_shows_alarms_and_what_was_watched_from_start_to_end(tmp_path: Path, image: Path):
+    assert "Is the reward cheated?" not in written(tmp_path, image)
+    watch_lines(tmp_path)
+    page = written(tmp_path, image)
+    assert page.count(">ALARM<") == 1
+    assert "report prompts, update 11, length rule: &lt;script&gt;" in page
+    assert EVIL not in page
+    assert '<th scope="row">bleu_2</th><td>not rewarded</td><td>0.250</td><td>0.250</td>' in page
+    assert '<th scope="row">characters of a response</th><td>habit</td><td>110.000</td><td>50.000</td>' in page
+
+
+def test_a_run_without_an_alarm_says_so(tmp_path: Path, image: Path):
+    watch_lines(tmp_path)
+    (tmp_path / "events.jsonl").unlink()
+    assert "No alarm rang." in written(tmp_path, image)
+
+
+def test_a_run_that_an_alarm_stopped_has_a_page_too(tmp_path: Path):
+    watch_lines(tmp_path)
+    path = write_stopped(tmp_path, f"stopped: {EVIL}", tmp_path / "metrics.jsonl")
+    page = path.read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert ">ALARM<" in page
+    assert "stopped: &lt;script&gt;" in page

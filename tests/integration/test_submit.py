@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -33,6 +34,8 @@ REPO = Path(__file__).resolve().parents[2]
 class Head:
     address: str
     token: str
+    gcs: str
+    folder: str
 
 
 def _free_ports(count: int) -> list[int]:
@@ -82,7 +85,7 @@ def head() -> Iterator[Head]:
         )
     try:
         _wait_for(f"http://127.0.0.1:{dashboard}/api/version", process, log)
-        yield Head(f"127.0.0.1:{dashboard}", token)
+        yield Head(f"127.0.0.1:{dashboard}", token, f"127.0.0.1:{gcs}", folder)
     finally:
         process.terminate()
         try:
@@ -90,6 +93,35 @@ def head() -> Iterator[Head]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def nodes(head: Head) -> Iterator[Head]:
+    """Another node beside the head, with a GPU that it only says it has."""
+    log = Path(head.folder) / "node.log"
+    command = [
+        str(BIN / "ray"), "start", "--block", "--disable-usage-stats", "--num-cpus=1", "--num-gpus=1",
+        "--node-ip-address=127.0.0.1", f"--address={head.gcs}", f"--object-store-memory={100 << 20}",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, env={**_environment(head.token), "RAY_AUTH_MODE": "token", "HOME": head.folder}, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.3)
+        yield head
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -107,8 +139,12 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _submit(*arguments: str, token: str | None, cwd: Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    return _boxmed("submit", *arguments, token=token, cwd=cwd, timeout=timeout)
+
+
+def _boxmed(*arguments: str, token: str | None, cwd: Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "boxmed_ray.cli", "submit", *arguments],
+        [sys.executable, "-m", "boxmed_ray.cli", *arguments],
         env=_environment(token),
         cwd=cwd,
         capture_output=True,
@@ -141,11 +177,65 @@ def test_a_whole_run_trains_on_the_cluster_and_leaves_its_folder_here(head: Head
 
 
 def test_a_command_that_fails_gives_its_exit_code_and_message(head: Head, tmp_path: Path) -> None:
-    arguments = ("--address", head.address, "--", "train", "--recipe", "phantom-cpu", "--set", "svr.stpes=1")
+    arguments = ("--address", head.address, "--no-check", "--", "train", "--resume", "nothing")
     done = _submit(*arguments, token=head.token, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "unknown key 'svr.stpes'" in done.stdout
+    assert "run 'nothing' cannot be resumed" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_wrong_key_is_refused_before_the_cluster_is_asked(tmp_path: Path) -> None:
+    arguments = ("--address", "192.0.2.1", "--", "train", "--recipe", "phantom-cpu", "--set", "svr.stpes=1")
+    done = _submit(*arguments, token=None, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown key 'svr.stpes'" in done.stderr
+
+
+def test_what_nodes_lack_is_told_and_nothing_is_submitted(nodes: Head, tmp_path: Path) -> None:
+    needs = ("--set", "resources.gpus_per_learner=1", "--set", "scorers.chexbert=/no/such/folder")
+    train = ("train", "--recipe", "phantom-cpu", *needs)
+    done = _submit("--address", nodes.address, "--secret", "NO_SUCH", "--", *train, token=nodes.token, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "nothing was submitted" in done.stderr
+    for told in ("gpus: 1 of 2", "paths: ", "/no/such/folder", "secrets: ", "NO_SUCH"):
+        assert told in done.stderr
+    listed = _boxmed("jobs", "list", "--address", nodes.address, token=nodes.token, cwd=tmp_path)
+    assert "boxmed-train" not in listed.stdout
+
+
+def test_doctor_looks_at_every_node(nodes: Head, tmp_path: Path) -> None:
+    done = _boxmed("doctor", "--remote", nodes.address, "--json", token=nodes.token, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+    assert len(checks["nodes"]["found"].split(", ")) == 2
+    assert checks["runs"]["found"] == str(tmp_path / "runs")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_jobs_are_listed_read_and_stopped(head: Head, tmp_path: Path) -> None:
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(
+        yaml.safe_dump({**SMALLEST, "name": "long", "model": {**SMALLEST["model"], "warmup_steps": 5000}})
+    )
+    arguments = ("--address", head.address, "--no-check", "--no-wait", "--env", "GREETING=hello")
+    done = _submit(*arguments, "--", "train", "--recipe", str(recipe), token=head.token, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = next(line.split()[1] for line in done.stderr.splitlines() if line.startswith("job "))
+
+    def jobs(*words: str) -> subprocess.CompletedProcess[str]:
+        return _boxmed("jobs", *words, "--address", head.address, token=head.token, cwd=tmp_path)
+
+    deadline = time.monotonic() + 200
+    while "data: " not in jobs("logs", job).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    listed = jobs("list").stdout.splitlines()
+    assert any(line.startswith(job) and "running" in line and "train --recipe" in line for line in listed)
+    assert jobs("status", job).returncode == 0
+    stopped = jobs("stop", job)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert jobs("status", job).returncode == 1
+    assert jobs("logs", "nothing").returncode == 2
 
 
 @pytest.mark.parametrize(("token", "message"), [(None, "asks for a token"), ("wrong" * 8, "oken")])

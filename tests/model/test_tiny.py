@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
 
 from boxmed_ray.config import ConfigError, ModelConfig
 from boxmed_ray.data.examples import corpus
@@ -20,7 +27,12 @@ from boxmed_ray.model.policy import load_policy, load_processor, vision_token_id
 from boxmed_ray.model.tiny import build_tiny
 from boxmed_ray.model.warmup import warm_up_vision
 
-SMALL = ModelConfig(hidden_size=64, layers=2, vision_hidden_size=64, vision_layers=1)
+SMALL = ModelConfig(hidden_size=64, layers=2, vision_hidden_size=64, vision_layers=2)
+CLASSES = {
+    "qwen2_vl": (Qwen2VLForConditionalGeneration, Qwen2VLProcessor),
+    "qwen2_5_vl": (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor),
+    "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3VLProcessor),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +41,15 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
     return [make_phantom(index, 0, "train", folder) for index in range(48)]
 
 
+@pytest.fixture(params=list(CLASSES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
-def folder(studies: list[Study], tmp_path: Path) -> Path:
-    build_tiny(SMALL, 112, corpus(studies), 0, tmp_path / "model")
+def folder(studies: list[Study], tmp_path: Path, family: str) -> Path:
+    small = ModelConfig.model_validate(SMALL.model_dump() | {"family": family})
+    build_tiny(small, 112, corpus(studies), 0, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -39,9 +57,10 @@ def load(study: Study) -> Image.Image:
     return Image.open(study.image).convert("RGB").resize((112, 112))
 
 
-def test_the_folder_loads_as_the_classes_of_a_full_size_model(folder: Path) -> None:
-    assert isinstance(load_policy(folder), Qwen2VLForConditionalGeneration)
-    assert isinstance(load_processor(folder), Qwen2VLProcessor)
+def test_the_folder_loads_as_the_classes_of_a_full_size_model(folder: Path, family: str) -> None:
+    model, processor = CLASSES[family]
+    assert isinstance(load_policy(folder), model)
+    assert isinstance(load_processor(folder), processor)
 
 
 def test_every_digit_is_a_token_and_text_comes_back_unchanged(folder: Path) -> None:

@@ -32,6 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
 def test_a_configured_path_comes_before_the_environment(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -45,6 +46,17 @@ def test_a_downloaded_archive_is_found_in_its_folder(tmp_path: Path):
     assert locate("radgraph", {"radgraph": tmp_path}) == tmp_path
     (tmp_path / "radgraph.tar.gz").touch()
     assert locate("radgraph", {"radgraph": tmp_path}) == tmp_path / "radgraph.tar.gz"
+
+
+@pytest.mark.parametrize(("name", "folder"), [("radgraph", "radgraph"), ("radgraph_xl", "radgraph-xl")])
+def test_an_archive_that_was_downloaded_before_is_found(name: str, folder: str, tmp_path: Path):
+    place = tmp_path / "xdg" / "boxmed-rl" / folder
+    with pytest.raises(MissingScorerError):
+        locate(name, {})
+    place.mkdir(parents=True)
+    assert locate(name, {}) == place
+    with pytest.raises(MissingScorerError, match="does not exist"):
+        locate(name, {name: tmp_path / "mine"})
 
 
 @pytest.mark.parametrize("name", sorted({need for metric in METRICS.values() for need in metric.needs} - {"minilm"}))

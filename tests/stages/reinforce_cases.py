@@ -44,6 +44,9 @@ class Pool:
 
     def submit(self, method: str, payload: Any, *, cost: int = 1, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()
+        if method == "measure":
+            future.set_result({"characters": (0.0, 0.0)})
+            return future
         try:
             single = method == "generate_group"
             result = self._work([payload] if single else payload, **options)

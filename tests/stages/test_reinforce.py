@@ -115,6 +115,7 @@ def test_an_interrupted_run_leaves_its_place(tmp_path: Path) -> None:
     # 4 drawn and 2 kept (p1, p2), 4 more and 3 kept; then p8 … p11 with 3 kept and 2 more, of which one is flat
     # … of these two updates; the third has drawn six, p14 … p19, and has not learned them;
     # of the first update's eight groups p0, p3 and p6 are flat, of the second's six p9 and p12; the others give 0 and 1
+    assert found.state.pop("watch")["grounding"]["start"] is not None
     assert found.state == {
         "prompts_drawn": 20,
         "prompts_pending": [*range(14, 20)],
@@ -183,6 +184,7 @@ def test_updates_that_are_not_finite_stop_the_run_with_prompts_and_checkpoint_na
     assert "3 steps in a row (svr.max_bad_updates = 3); prompts: p9, p12, p17;" in str(error.value)
     assert str(tmp_path / "checkpoints" / "step-00000004") in str(error.value)
     state = json.loads((tmp_path / "checkpoints" / "step-00000004" / "state.json").read_text())
+    assert state.pop("watch")["grounding"]["start"] is not None
     assert state == {"prompts_drawn": 16, "prompts_pending": [], "bad_updates": 2, "rewards": [0.5] * 4}
     again = Run(config(checkpoint_every=2), learner=Learner(bad.__contains__))
     with pytest.raises(DivergedError, match="prompts: p17;"):

@@ -1,0 +1,295 @@
+"""The folder of an evaluation: evaluation.json with the figures, and a CSV for each kind of samples.
+
+What lives here: its schema, reading and writing. What does not: any figure, and asking a model (stages/evaluation.py).
+
+The CSVs hold all that figures are computed from, so that a comparison computes both sides anew by one version of the
+code; of scorers with weights they hold the scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from boxmed_ray.config import ConfigError
+from boxmed_ray.evaluate.figures import FigureSet, percentile_interval, study_resamples
+from boxmed_ray.evaluate.grounding import GroundingRecord
+from boxmed_ray.evaluate.grounding_figures import grounding_figures
+from boxmed_ray.evaluate.label_figures import label_figures
+from boxmed_ray.evaluate.report_figures import SCORES, score_figures, text_figures
+from rewards.categories import Status
+from rewards.sample import BoxT
+from rewards.text.labels import label
+
+FILE: Final = "evaluation.json"
+GROUNDING, REPORTS = "grounding.csv", "reports.csv"
+RULES, CHEXBERT = "labels by the rules of rewards/text/labels.py", "labels by CheXbert"
+csv.field_size_limit(1 << 24)
+
+
+class FigureValue(BaseModel):
+    """One number of evaluation.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float | None = Field(description="None where it is not defined, such as F1 where nothing is asserted.")
+    low: float | None = Field(description="Lower bound of the 95 % bootstrap interval, by study.")
+    high: float | None
+    n: int = Field(description="Samples that it is over.")
+    better: str = Field(description="more or less.")
+    variant: str = Field(description="Tokenisation, pooling, decoding.")
+    baselines: dict[str, float] = Field(default_factory=dict, description="Of models that never see the image.")
+
+
+class Evaluation(BaseModel):
+    """The whole of evaluation.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    model: str
+    adapter: str | None = Field(description="Reports were written with it; grounding is asked of the backbone alone.")
+    data: str = Field(description="Kind of data set.")
+    data_hash: str = Field(description="Digest of the whole data set.")
+    seed: int
+    resamples: int
+    versions: dict[str, str]
+    grounding: dict[str, FigureValue]
+    reports: dict[str, FigureValue]
+    missing: dict[str, str] = Field(description="Figures that are not there → why, and the remedy.")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRecord:
+    """One generated report.
+
+    Attributes:
+        study_id: the study.
+        reference: its own report.
+        generated: the model's.
+        scores: name of SCORES → value.
+        chexbert: CheXbert's labels of reference and generated report, where it was ready.
+    """
+
+    study_id: str
+    reference: str
+    generated: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    chexbert: tuple[Mapping[str, Status], Mapping[str, Status]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """All samples of an evaluation.
+
+    Attributes:
+        grounding: prompts and answers.
+        reports: generated reports.
+        digests: sample → digest of image, question and truth; equal ones compare.
+        images: study → path of its image, for pages that show it.
+    """
+
+    grounding: Sequence[GroundingRecord]
+    reports: Sequence[ReportRecord]
+    digests: Mapping[str, str]
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def figures_of(samples: Samples) -> dict[str, FigureSet]:
+    """``grounding`` and ``reports`` → their figures; a kind without samples is absent."""
+    found = {}
+    if samples.grounding:
+        found["grounding"] = grounding_figures(samples.grounding)
+    if samples.reports:
+        found["reports"] = _report_figures(samples.reports)
+    return found
+
+
+def _report_figures(reports: Sequence[ReportRecord]) -> FigureSet:
+    studies = [report.study_id for report in reports]
+    texts = [report.reference for report in reports], [report.generated for report in reports]
+    parts = [
+        text_figures(*texts, studies),
+        label_figures("chexpert", RULES, list(map(label, texts[0])), list(map(label, texts[1])), studies),
+    ]
+    chexbert = [report.chexbert for report in reports if report.chexbert is not None]
+    if len(chexbert) == len(reports):
+        sides = [pair[0] for pair in chexbert], [pair[1] for pair in chexbert]
+        parts.append(label_figures("chexbert", CHEXBERT, *sides, studies))
+    scored = [name for name in SCORES if all(name in report.scores for report in reports)]
+    parts.append(score_figures({name: [report.scores[name] for report in reports] for name in scored}, studies))
+    columns = {name: values for part in parts for name, values in part.columns.items()}
+    return FigureSet(studies, columns, [figure for part in parts for figure in part.figures])
+
+
+def measure(
+    figures: FigureSet, resamples: int, seed: int, baselines: Mapping[str, Mapping[str, float]]
+) -> dict[str, FigureValue]:
+    """Value and interval of every figure.
+
+    Args:
+        figures: over one kind of samples.
+        resamples: of the bootstrap.
+        seed: of it.
+        baselines: baseline → figure → value.
+    """
+    draws = study_resamples(figures.studies, resamples, seed)
+    values = figures.values()
+    found = {}
+    for figure in figures.figures:
+        low, high = percentile_interval([figure.statistic(rows) for rows in draws])
+        # COCO's figures have no value of their own for a prompt; like IoU they are over those with a target.
+        column = figures.columns[figure.column or "iou"]
+        found[figure.name] = FigureValue(
+            value=_finite(values[figure.name]),
+            low=_finite(low),
+            high=_finite(high),
+            n=int((~np.isnan(column)).sum()),
+            better="more" if figure.sign > 0 else "less",
+            variant=figure.variant,
+            baselines={name: of[figure.name] for name, of in baselines.items() if _finite(of[figure.name]) is not None},
+        )
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def write_evaluation(
+    folder: Path, evaluation: Evaluation, samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]
+) -> None:
+    """Write the folder's files, evaluation.json last: where it is, the others are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if samples.grounding:
+        _write_rows(folder / GROUNDING, _grounding_rows(samples, baselines))
+    if samples.reports:
+        _write_rows(folder / REPORTS, _report_rows(samples))
+    part = folder / f"{FILE}.part"
+    part.write_text(evaluation.model_dump_json(indent=2) + "\n")
+    os.replace(part, folder / FILE)
+
+
+def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:
+    """Read what ``write_evaluation`` wrote.
+
+    Raises:
+        ConfigError: the folder has no evaluation.json, or a file of it cannot be read.
+    """
+    if not (folder / FILE).is_file():
+        raise ConfigError(f"{folder}: no {FILE} in it; give a folder that `boxmed evaluate` wrote")
+    try:
+        evaluation = Evaluation.model_validate_json((folder / FILE).read_text())
+        prompts, reports = _read_rows(folder / GROUNDING), _read_rows(folder / REPORTS)
+        digests = {f"grounding {row['prompt_id']}": row["digest"] for row in prompts}
+        digests |= {f"report {row['study_id']}": row["digest"] for row in reports}
+        samples = Samples(
+            [_grounding_record(row) for row in prompts],
+            [_report_record(row) for row in reports],
+            digests,
+            {row["study_id"]: row["image"] for row in prompts if row["image"]},
+        )
+    except (ValidationError, KeyError, ValueError) as error:
+        raise ConfigError(f"{folder}: not readable as an evaluation of this version: {error}") from error
+    return evaluation, samples
+
+
+def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]) -> list[dict[str, Any]]:
+    records = samples.grounding
+    columns = grounding_figures(records).columns
+    others = {f"iou_{name}": grounding_figures(answers).columns["iou"] for name, answers in baselines.items()}
+    return [
+        {
+            "prompt_id": record.prompt_id,
+            "study_id": record.study_id,
+            "digest": samples.digests[f"grounding {record.prompt_id}"],
+            "image": samples.images.get(record.study_id, ""),
+            "label": record.label,
+            "width": record.width,
+            "height": record.height,
+            "target": json.dumps(record.target),
+            "greedy": json.dumps(record.greedy),
+            "well_formed": int(record.well_formed),
+            "sampled": json.dumps(record.sampled),
+            "sampled_well_formed": json.dumps(record.sampled_well_formed),
+            **{name: _cell(values[i]) for name, values in {**columns, **others}.items()},
+            "greedy_text": record.greedy_text,
+        }
+        for i, record in enumerate(records)
+    ]
+
+
+def _grounding_record(row: Mapping[str, str]) -> GroundingRecord:
+    return GroundingRecord(
+        prompt_id=row["prompt_id"],
+        study_id=row["study_id"],
+        label=row["label"],
+        width=int(row["width"]),
+        height=int(row["height"]),
+        target=_boxes(json.loads(row["target"])) or (),
+        greedy=_boxes(json.loads(row["greedy"])),
+        well_formed=row["well_formed"] == "1",
+        sampled=tuple(_boxes(answer) for answer in json.loads(row["sampled"])),
+        sampled_well_formed=tuple(json.loads(row["sampled_well_formed"])),
+        greedy_text=row["greedy_text"],
+    )
+
+
+def _boxes(value: list[list[float]] | None) -> tuple[BoxT, ...] | None:
+    return None if value is None else tuple((box[0], box[1], box[2], box[3]) for box in value)
+
+
+def _report_rows(samples: Samples) -> list[dict[str, Any]]:
+    columns = _report_figures(samples.reports).columns
+    return [
+        {
+            "study_id": report.study_id,
+            "digest": samples.digests[f"report {report.study_id}"],
+            "reference": report.reference,
+            "generated": report.generated,
+            "chexbert_labels": json.dumps(report.chexbert) if report.chexbert else "",
+            **{name: _cell(values[i]) for name, values in columns.items()},
+        }
+        for i, report in enumerate(samples.reports)
+    ]
+
+
+def _report_record(row: Mapping[str, str]) -> ReportRecord:
+    labels = json.loads(row["chexbert_labels"]) if row["chexbert_labels"] else None
+    return ReportRecord(
+        study_id=row["study_id"],
+        reference=row["reference"],
+        generated=row["generated"],
+        scores={name: float(row[name]) for name in SCORES if row.get(name)},
+        chexbert=None if labels is None else (_statuses(labels[0]), _statuses(labels[1])),
+    )
+
+
+def _statuses(labels: Mapping[str, str]) -> dict[str, Status]:
+    return {name: Status(status) for name, status in labels.items()}
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else repr(float(value))
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,136 @@
+"""What a service lives through: ten thousand requests, a shutdown in their midst, more load than one engine takes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.test_serve import _end, _wait_until_ready, free_port, png
+from tests.integration.test_serve_more import Server
+from tests.serve import hostile
+from tests.serve.tiny_run import REPORT, build_run
+
+pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+REQUESTS = 10_000
+GROWTH_MB = 60
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    build_run(folder)
+    return folder
+
+
+@contextmanager
+def serving(run: Path, *options: str) -> Iterator[Server]:
+    port, log = free_port(), run.parent / f"log-{time.monotonic_ns()}"
+    arguments = [sys.executable, "-m", "boxmed_ray.cli", "serve", str(run), "--no-auth", "--port", str(port), *options]
+    with log.open("wb") as out:
+        process = subprocess.Popen(arguments, stdout=out, stderr=out, start_new_session=True)
+    server = Server(f"http://127.0.0.1:{port}", port, run, process, log)
+    try:
+        _wait_until_ready(server)
+        yield server
+    finally:
+        _end(process)
+
+
+def replicas(server: Server) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        try:
+            title = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith("ray::ServeReplica:"):
+            found.append(child)
+    return found
+
+
+def test_ten_thousand_requests_leave_no_memory_behind_and_no_fault(run: Path) -> None:
+    sent = [
+        *({"files": {"image": ("x", data)}} for data in (
+            b"", b"x" * 1000, png()[:-50], hostile.bomb(60_000, 60_000), hostile.animated(), hostile.rotated(),
+        )),
+        {"files": {"picture": png()}}, {"json": {"image": "http://127.0.0.1/x.png"}}, {"json": {}}, {"content": b"{"},
+    ]  # fmt: skip
+    statuses: dict[int, int] = {}
+    with serving(run) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+
+        def ask(number: int) -> int:
+            request = {"files": {"image": png(200 + number % 64)}} if number % 20 == 0 else sent[number % len(sent)]
+            return client.post("/v1/reports", **request).status_code  # type: ignore[arg-type]
+
+        def many(first: int, count: int) -> None:
+            with ThreadPoolExecutor(8) as pool:
+                for status in pool.map(ask, range(first, first + count)):
+                    statuses[status] = statuses.get(status, 0) + 1
+
+        many(0, REQUESTS // 4)  # caches fill
+        (replica,) = replicas(server)
+        before = replica.memory_info().rss
+        many(REQUESTS // 4, REQUESTS - REQUESTS // 4)
+        grown = (replica.memory_info().rss - before) / 2**20
+    print(f"{statuses}, {grown:.0f} MB more after the last {REQUESTS - REQUESTS // 4}")
+    assert sum(statuses.values()) == REQUESTS
+    assert set(statuses) <= {200, 413, 415, 422}
+    assert statuses[200] > REQUESTS // 25
+    assert grown < GROWTH_MB
+
+
+def test_a_shutdown_answers_what_was_accepted(run: Path) -> None:
+    with serving(run) as server:
+        with ThreadPoolExecutor(24) as pool:
+            waiting = [
+                pool.submit(httpx.post, f"{server.url}/v1/reports", files={"image": png(300 + number)}, timeout=120)
+                for number in range(24)
+            ]
+            while not any(request.done() for request in waiting):  # the first is answered, the rest is under way
+                time.sleep(0.005)
+            server.process.send_signal(signal.SIGTERM)
+            answers = [request.result() for request in waiting]
+        assert [answer.status_code for answer in answers] == [200] * 24
+        assert all(answer.json()["report"] == REPORT for answer in answers)
+        assert server.process.wait(60) == 0
+
+
+def test_engines_come_under_load_and_go_after_it(run: Path) -> None:
+    with serving(run, "--replicas", "1:2") as server:
+        assert len(replicas(server)) == 1
+        stop = time.monotonic() + 150
+        sizes: set[int] = set()
+        numbers = itertools.count()
+
+        def ask() -> None:
+            while time.monotonic() < stop and 2 not in sizes:
+                answer = httpx.post(
+                    f"{server.url}/v1/reports", files={"image": png(200 + next(numbers) % 99)}, timeout=120
+                )
+                assert answer.status_code in (200, 503), answer.text
+                if answer.status_code == 503:
+                    assert int(answer.headers["retry-after"]) > 0
+                    time.sleep(1)
+
+        with ThreadPoolExecutor(24) as pool:
+            asking = [pool.submit(ask) for _ in range(24)]
+            while not all(one.done() for one in asking):
+                sizes.add(len(replicas(server)))
+                time.sleep(0.5)
+            for one in asking:
+                one.result()
+        assert 2 in sizes
+        health = json.loads(httpx.get(f"{server.url}/readyz", timeout=30).text)
+        assert health["status"] == "ready"
