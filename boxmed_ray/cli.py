@@ -80,6 +80,7 @@ def main() -> None:
     from boxmed_ray.actors.pool_items import PoolError
     from boxmed_ray.actors.weight_backend import BackendError
     from boxmed_ray.checkpoint import CheckpointError
+    from boxmed_ray.commands.ablate import AblationError
     from boxmed_ray.data.study import DataError
     from boxmed_ray.stages.watch import DivergedError, DriftError
 
@@ -89,7 +90,7 @@ def main() -> None:
     except (ConfigError, DataError, BackendError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(2)
-    except (DivergedError, DriftError, CheckpointError, PoolError) as error:
+    except (AblationError, DivergedError, DriftError, CheckpointError, PoolError) as error:
         print(f"boxmed: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -353,7 +354,9 @@ def keys_revoke(name: Annotated[str, typer.Argument(help="As it was added.")], k
 def export(
     run: Annotated[Path, typer.Argument(help="A run: its folder, or its name below the folder of runs.")],
     to: Annotated[Path, typer.Option(help="Folder that gets the model; must not exist.")],
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a number of updates.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="best, last, a number of updates, or merged: the newest model with the adapter in it.")
+    ] = "best",
     runs_dir: RunsDir = None,
 ) -> None:
     """Write the model of a checkpoint of SVR as a folder that transformers and vLLM load."""
@@ -368,6 +371,9 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(help="PEFT folder that writes the reports. Default: of a run, its own.")
     ] = None,
+    adapter_for: Annotated[
+        str, typer.Option(help="reports: boxes and reasoning are asked of the backbone alone; all: with the adapter.")
+    ] = "reports",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. data.root=DIR.")
     ] = None,
@@ -378,13 +384,13 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Measure a model on the held-out split: grounding and reports, beside baselines, each figure defined.
+    """Measure a model on the held-out split: boxes, reasoning, reports, beside baselines, each figure defined.
 
-    Writes evaluation.json, grounding.csv and reports.csv; scorers that are not there are listed with the remedy.
+    Writes evaluation.json and a CSV for each kind; scorers that are not there are listed with the remedy.
     """
     from boxmed_ray.commands.evaluate import evaluate as run
 
-    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples)
+    run(_run_folder(model, runs_dir), adapter, overrides or [], recipe, out, resamples, adapter_for)
 
 
 @app.command()
@@ -398,6 +404,40 @@ def compare(
     from boxmed_ray.commands.evaluate import compare as run
 
     run(first, second, out, resamples)
+
+
+@app.command(short_help="Train the variants of a run; print the paper's tables.")
+def ablate(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe or a YAML file: the reference of every table.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="4 (stages), 5 (what reports train), adapters; may be repeated. Default: all."),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="May be repeated; a table pools its seeds. Default: 0.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs, evaluations and tables.")] = Path("ablations"),
+    reuse: Annotated[
+        list[Path] | None, typer.Option(help="A run whose finished stages may be taken over; may be repeated.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once. Default: as many as there is room for.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 1000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes of the phantom recipe that only try the machinery.")
+    ] = False,
+) -> None:
+    """Train and measure the variants of a run, side by side where there is room, and print the paper's tables.
+
+    The same command goes on after an interrupt. Stages that variants share are trained once.
+    """
+    from boxmed_ray.commands.ablate import run
+
+    raise typer.Exit(
+        run(recipe, overrides or [], table or [], seed or [0], out, reuse or [], jobs, resamples, quick=quick)
+    )
 
 
 @app.command(short_help="Run a command on a Ray cluster.")

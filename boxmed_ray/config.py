@@ -172,13 +172,32 @@ class MCLConfig(SupervisedConfig):
 
 
 class AdapterConfig(SupervisedConfig, LoraFields):
-    """The downstream LoRA adapter on plain reports; the backbone is frozen."""
+    """The downstream LoRA adapter on plain reports; the backbone is frozen.
+
+    ``lora`` off or ``train_also`` is for comparison (arXiv 2504.18453, table 5): the stage then writes a whole model.
+    """
+
+    lora: bool = Field(True, description="Train LoRA on the language model.")
+    train_also: tuple[TrainedPart, ...] = Field((), description="Parts of the backbone that are trained whole.")
 
     @property
     def train(self) -> TrainableConfig:
-        """LoRA on the language model alone: vLLM serves adapters of no other part."""
-        lora = LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout)
-        return TrainableConfig(language_model=False, projector=False, vision_tower=False, lora=lora)
+        """LoRA on the language model alone by default: vLLM serves adapters of no other part."""
+        lora = LoraConfig(rank=self.rank, alpha=self.alpha, dropout=self.dropout) if self.lora else None
+        return TrainableConfig(
+            language_model="language_model" in self.train_also,
+            projector="projector" in self.train_also,
+            vision_tower="vision_tower" in self.train_also,
+            lora=lora,
+        )
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> AdapterConfig:
+        if not (self.lora or self.train_also):
+            raise ValueError("lora is false and train_also is empty, so nothing would train; set one of the two")
+        if self.lora and "language_model" in self.train_also:
+            raise ValueError("the language model is frozen under LoRA; set lora=false, or leave it out of train_also")
+        return self
 
 
 class WatchConfig(Part):
@@ -397,12 +416,55 @@ class ScorersConfig(Part):
         return {name: path for name, path in self if path is not None}
 
 
+class JudgeConfig(Part):
+    """A language model that judges reports, at an OpenAI-compatible endpoint (docs/evaluation.md)."""
+
+    url: str = Field(pattern=r"^https?://", description="Base address, as http://HOST:8000/v1.")
+    model: str = Field(min_length=1, description="Name under which the endpoint serves it.")
+    key_variable: str | None = Field(None, description="Environment variable that holds the key; null sends none.")
+    form: Literal["schema", "published"] = Field(
+        "schema",
+        description="schema: our question, the reply held to a JSON schema; published: question_file is asked, and "
+        "the reply read in the form that the metric's authors gave their judge.",
+    )
+    question_file: Path | None = Field(
+        None, description="The question in form published, with {reference} and {candidate} where the reports go."
+    )
+    concurrency: int = Field(16, ge=1, description="Questions that wait for their replies at once.")
+    max_tokens: int = Field(1024, ge=64, description="Cap of a reply; one that reaches it is unreadable.")
+    timeout_s: float = Field(300, gt=0, description="Time-out of one reply.")
+    retries: int = Field(3, ge=0, description="Further tries of a question after a failure of network or server.")
+
+    @model_validator(mode="after")
+    def _asks_what_the_judge_knows(self) -> JudgeConfig:
+        if (self.form == "published") != (self.question_file is not None):
+            raise ValueError(
+                "form 'published' asks the question of question_file and form 'schema' asks its own; "
+                "set both form=published and question_file, or neither"
+            )
+        return self
+
+
+class JudgesConfig(Part):
+    """Judges of reports; a metric without one is left out."""
+
+    green: JudgeConfig | None = Field(None, description="GREEN (arXiv 2405.03595).")
+    gema: JudgeConfig | None = Field(None, description="GEMA-Score (arXiv 2503.05347).")
+
+
 class EvaluateConfig(Part):
     """Evaluation on held-out studies."""
 
     images: int = Field(500, ge=1, description="Held-out images at most.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the sampled decoding.")
     report_tokens: int = Field(160, ge=8, description="Cap of a report.")
+    concept_tokens: int = Field(160, ge=8, description="Cap of a chain of reasoning.")
+    judges: JudgesConfig = JudgesConfig()
+    second_reader: Path | None = Field(
+        None,
+        description="Manifest of held-out studies as another person read them: their agreement stands beside every "
+        "figure of grounding (docs/evaluation.md).",
+    )
 
 
 class PoolConfig(Part):
@@ -531,6 +593,9 @@ class RunConfig(Part):
         Path("runs"), description="Local folder below which a run is worked on whose runs_dir is a URI."
     )
     seed: int = Field(0, ge=0, description="Seeds data, initial weights, order and sampling.")
+    skip: tuple[Literal["mcl", "svr"], ...] = Field(
+        (), description="Stages that are left out, as an ablation does (docs/evaluation.md)."
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     mcl: MCLConfig = MCLConfig()

@@ -6,19 +6,41 @@ figures themselves and the files (evaluate/).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 from boxmed_ray.config import RunConfig
+from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.load import Dataset
-from boxmed_ray.evaluate.baselines import answer_with_constant_box, answer_with_random_box, fit_constant_boxes
-from boxmed_ray.evaluate.evaluation import Evaluation, ReportRecord, Samples, figures_of, measure, write_evaluation
+from boxmed_ray.data.readers import SkippedStudy
+from boxmed_ray.data.readers.manifest import find_manifest, read_manifest
+from boxmed_ray.data.study import DataError
+from boxmed_ray.evaluate.baselines import (
+    answer_as_reader,
+    answer_with_constant_box,
+    answer_with_random_box,
+    fit_constant_boxes,
+)
+from boxmed_ray.evaluate.evaluation import (
+    Baselines,
+    Evaluation,
+    ReportRecord,
+    Samples,
+    figures_of,
+    measure,
+    write_evaluation,
+)
+from boxmed_ray.evaluate.evaluation_page import write_evaluation_page
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import baseline_values
 from boxmed_ray.evaluate.scores import Scores, score_reports
 from boxmed_ray.results import training_boxes, versions
 from boxmed_ray.stages.held_out import Adapter, Answers
+from rewards.sample import BoxT
 
 _COUNTERS = ("sacrebleu", "rouge-score", "nltk", "scipy")
 """Packages on which figures rest, beside those of ``versions``."""
@@ -34,14 +56,25 @@ class Measured:
     config: RunConfig
 
 
-def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers, resamples: int) -> Evaluation:
-    """Score the answers, write the folder of the evaluation and return what is in evaluation.json."""
+def write_measured(
+    out: Path,
+    what: Measured,
+    dataset: Dataset,
+    answers: Answers,
+    resamples: int,
+    metrics: Sequence[Mapping[str, Any]] = (),
+) -> Evaluation:
+    """Score the answers, write the folder of the evaluation and return what is in evaluation.json.
+
+    ``metrics``: lines of metrics.jsonl of the run that the model is of, if any.
+    """
     config = what.config
     references = [study.report or "" for study in answers.studies]
-    scores = score_reports(references, answers.reports, config.scorers.paths) if references else Scores()
+    judges, paths = config.evaluate.judges, config.scorers.paths
+    scores = score_reports(references, answers.reports, paths, judges, out) if references else Scores()
     images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
-    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images)
-    baselines = _baselines(answers.grounding, dataset, config.seed)
+    samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images, answers.concepts)
+    baselines = _baselines(answers.grounding, dataset, config)
     of_baselines = {"grounding": baseline_values(baselines)}
     values = {
         kind: measure(figures, resamples, config.seed, of_baselines.get(kind, {}))
@@ -51,28 +84,47 @@ def write_measured(out: Path, what: Measured, dataset: Dataset, answers: Answers
         name=what.name,
         model=str(what.model),
         adapter=str(what.adapter.folder) if what.adapter else None,
+        adapter_for="all" if what.adapter and what.adapter.for_all else "reports",
         data=config.data.kind,
         data_hash=dataset.hash,
         seed=config.seed,
         resamples=resamples,
         versions=versions() | {name: version(name) for name in _COUNTERS},
         grounding=values.get("grounding", {}),
+        concepts=values.get("concepts", {}),
         reports=values.get("reports", {}),
         missing=scores.missing,
     )
+    write_evaluation_page(out, evaluation, samples, baselines, metrics)
     write_evaluation(out, evaluation, samples, baselines)
     return evaluation
 
 
-def _baselines(records: list[GroundingRecord], dataset: Dataset, seed: int) -> dict[str, list[GroundingRecord]]:
-    """Fitted on the training split; none where it has no box."""
+def _baselines(records: list[GroundingRecord], dataset: Dataset, config: RunConfig) -> Baselines:
+    """Fitted on the training split, without which there are none; and the second reader, where there is one."""
+    found: dict[str, Sequence[GroundingRecord | None]] = {}
     boxes = training_boxes(dataset)
-    if not records or not boxes:
-        return {}
-    return {
-        "constant_box": answer_with_constant_box(records, fit_constant_boxes(boxes, seed)),
-        "random_box": answer_with_random_box(records, boxes, seed),
-    }
+    if records and boxes:
+        found["constant_box"] = answer_with_constant_box(records, fit_constant_boxes(boxes, config.seed))
+        found["random_box"] = answer_with_random_box(records, boxes, config.seed)
+    if records and config.evaluate.second_reader is not None:
+        found["second_reader"] = answer_as_reader(records, read_readings(config.evaluate.second_reader))
+    return found
+
+
+def read_readings(manifest: Path) -> dict[str, dict[str, list[BoxT]]]:
+    """Study → phrase → boxes of a manifest; studies that cannot be read are an error.
+
+    Raises:
+        DataError: the manifest, or one of its studies, cannot be read.
+    """
+    readings: dict[str, dict[str, list[BoxT]]] = {}
+    for item in read_manifest(find_manifest(manifest)):
+        if isinstance(item, SkippedStudy):
+            raise DataError(f"evaluate.second_reader: {item.reason}")
+        boxes = {f.phrase: [(b.x1, b.y1, b.x2, b.y2) for b in f.boxes] for f in grounded_findings(item.study)}
+        readings[item.study.id] = boxes
+    return readings
 
 
 def _report_records(answers: Answers, scores: Scores) -> list[ReportRecord]:
@@ -81,7 +133,8 @@ def _report_records(answers: Answers, scores: Scores) -> list[ReportRecord]:
             study_id=study.id,
             reference=study.report or "",
             generated=answers.reports[i],
-            scores={name: values[i] for name, values in scores.values.items()},
+            scores={name: values[i] for name, values in scores.values.items() if not isnan(values[i])},
+            meteor=None if scores.meteor_counts is None else scores.meteor_counts[i],
             chexbert=None if scores.labels is None else (scores.labels[0][i], scores.labels[1][i]),
         )
         for i, study in enumerate(answers.studies)

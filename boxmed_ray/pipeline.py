@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,16 @@ class Run:
         dataset = self._data()
         self.config = with_steps(self.config, dataset.split("train"))
         self._init_model(dataset)
-        if not self._asked("mcl", "svr", "adapter_off"):
+        if not (self._asked(*self.trained, "adapter_off") and self.reports_path.exists()):
             with ray_session(num_cpus=self._cpus()):
                 record(self.folder, dataset.hash, cluster_nodes())
                 self._train(dataset)
         write_results(self.config, dataset, self.facts, self.folder / "evaluation")
+
+    @property
+    def trained(self) -> list[str]:
+        """Stages that train the backbone, without those that the config skips."""
+        return [name for name in ("mcl", "svr") if name not in self.config.skip]
 
     def stage(self, name: str) -> Path:
         """Folder of a stage."""
@@ -196,27 +201,34 @@ class Run:
             )
 
     def _train(self, dataset: Dataset) -> None:
-        if not self.done("mcl"):
+        if "mcl" in self.trained and not self.done("mcl"):
             self._mcl(dataset)
         questions = grounding_questions(dataset.split("test"), self.config)
-        if not self._asked("mcl", "svr"):
-            with self._pool(dataset, lora_rank=self.config.svr.adapter_rank) as pool:
-                self._ask("mcl", pool, questions)
-                if not self.done("svr"):
-                    self._svr(dataset, pool)
-                self._ask("svr", pool, questions)
+        if not self._asked(*self.trained):
+            with self._pool(dataset, self.backbone, lora_rank=self.config.svr.adapter_rank) as pool:
+                if "mcl" in self.trained:
+                    self._ask("mcl", pool, questions)
+                if "svr" in self.trained:
+                    if not self.done("svr"):
+                        self._svr(dataset, pool)
+                    self._ask("svr", pool, questions)
         if not self.done("adapter"):
             self._adapter(dataset)
-        with self._pool(dataset, lora_rank=self.config.adapter.rank) as pool:
-            self._reports(dataset, pool)
+        lora = self.stage("adapter") / "adapter" if self.config.adapter.train.adapter_alone else None
+        with self._pool(dataset, self.backbone, lora_rank=self.config.adapter.rank if lora else 0) as pool:
             self._ask("adapter_off", pool, questions)
+            if lora:
+                self._reports(dataset, pool, lora)
+        if lora is None:
+            with self._pool(dataset, lambda: self.stage("adapter") / "model") as pool:
+                self._reports(dataset, pool, None)
 
     @contextmanager
-    def _pool(self, dataset: Dataset, lora_rank: int = 0) -> Iterator[Pool]:
-        """Rollout workers on the newest backbone, for the duration of the block."""
+    def _pool(self, dataset: Dataset, model: Callable[[], Path], lora_rank: int = 0) -> Iterator[Pool]:
+        """Rollout workers on a model, for the duration of the block."""
         resources = self.config.resources
         with shared_gpus(resources, CPUS_PER_THREAD * resources.threads):
-            pool = rollout_pool(self.config, self.backbone, dataset.images, self.events, lora_rank)
+            pool = rollout_pool(self.config, model, dataset.images, self.events, lora_rank)
             pool.launch()
             try:
                 pool.wait_ready()
@@ -291,13 +303,13 @@ class Run:
         with self.timed(f"evaluate_{name}"):
             save_records(ask_grounding(pool, questions, self.config), self.records_path(name))
 
-    def _reports(self, dataset: Dataset, pool: Pool) -> None:
+    def _reports(self, dataset: Dataset, pool: Pool, adapter: Path | None) -> None:
         if self.reports_path.exists():
             return
         studies = [study for study in dataset.split("test") if study.report][: self.config.evaluate.images]
         with self.timed("evaluate_reports"):
-            adapter = str(self.stage("adapter") / "adapter")
-            save_reports(studies, ask_reports(pool, studies, self.config, lora=adapter), self.reports_path)
+            lora = str(adapter) if adapter else None
+            save_reports(studies, ask_reports(pool, studies, self.config, lora=lora), self.reports_path)
 
     def _writer(self) -> MetricsWriter:
         return MetricsWriter(self.folder / METRICS)

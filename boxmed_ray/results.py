@@ -45,10 +45,12 @@ def write_results(
         facts: stage → what it left on record.
         evaluation: folder of the stages' records.
     """
-    records = {name: load_records(evaluation / f"{name}.jsonl") for name in ("mcl", "svr", "adapter_off")}
+    names = [name for name in ("mcl", "svr", "adapter_off") if name not in config.skip]
+    records = {name: load_records(evaluation / f"{name}.jsonl") for name in names}
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
     boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
-    adapter, metrics = facts("adapter"), config.folder / "metrics.jsonl"
+    adapter, frozen = facts("adapter"), config.adapter.train.adapter_alone
+    metrics = config.folder / "metrics.jsonl"
     read = disease_reader(config)
     summary = Summary(
         seed=config.seed,
@@ -57,14 +59,14 @@ def write_results(
         versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
         grounding=Grounding(
-            constant_box=summarise(answer_with_constant_box(records["mcl"], boxes)),
-            mcl=summarise(records["mcl"]),
-            svr=summarise(records["svr"]),
+            constant_box=summarise(answer_with_constant_box(records["adapter_off"], boxes)),
+            mcl=summarise(records["mcl"]) if "mcl" in records else None,
+            svr=summarise(records["svr"]) if "svr" in records else None,
             adapter_off=summarise(records["adapter_off"]),
         ),
-        wilcoxon_p=compare(records["svr"], records["mcl"]),
+        wilcoxon_p=None if config.skip else compare(records["svr"], records["mcl"]),
         report=summarise_reports([r["reference"] for r in reports], [r["generated"] for r in reports], read),
-        backbone_unchanged=adapter["backbone_before"] == adapter["backbone_after"],
+        backbone_unchanged=adapter["backbone_before"] == adapter["backbone_after"] if frozen else None,
     )
     write_summary(config.folder, summary)
     studies = {study.id: study for study in dataset.studies}
@@ -125,6 +127,8 @@ def training_boxes(dataset: Dataset) -> list[tuple[str, tuple[float, float, floa
 
 
 def _cases(records: dict[str, list[GroundingRecord]], studies: dict[str, Study]) -> list[Case]:
+    if not {"mcl", "svr"} <= records.keys():
+        return []
     after = {record.prompt_id: record for record in records["svr"]}
     return [
         Case(

@@ -44,31 +44,44 @@ class Subject:
 
 
 def evaluate(
-    what: Path, adapter: Path | None, overrides: Sequence[str], recipe: str | None, out: Path | None, resamples: int
+    what: Path,
+    adapter: Path | None,
+    overrides: Sequence[str],
+    recipe: str | None,
+    out: Path | None,
+    resamples: int,
+    adapter_for: str = "reports",
 ) -> None:
     """Ask, measure, write the folder and print the tables.
 
     Raises:
-        ConfigError: no model there, an adapter that is none, or ``out`` holds an evaluation.
+        ConfigError: no model there, an adapter that is none, ``out`` holds an evaluation, or a judge is not there.
         DataError, PoolError: as ``load_studies`` and the rollout pool raise.
     """
+    if adapter_for not in ("reports", "all"):
+        raise ConfigError(f"--adapter-for {adapter_for}: must be reports or all")
     subject = find_subject(what, adapter, overrides, recipe)
     out = out or Path("evaluations", subject.name)
     if (out / _DONE).exists():
         raise ConfigError(f"--out {out}: holds an evaluation; give another folder")
-    lora = _adapter(subject.adapter)
+    lora = _adapter(subject.adapter, for_all=adapter_for == "all")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # scorers list the weights that they leave out
     from boxmed_ray.data.load import load_studies
+    from boxmed_ray.evaluate.judge_scores import check_judges
     from boxmed_ray.evaluate.tables import show_evaluation
     from boxmed_ray.measure import Measured, write_measured
     from boxmed_ray.stages.held_out import answer_held_out
+    from boxmed_ray.tracking import read_metrics
 
+    check_judges(subject.config.evaluate.judges)
     folder = subject.run / "data" if subject.run and subject.own_data else out / "data"
     dataset = load_studies(subject.config.data, subject.config.seed, folder)
     print(f"evaluate {subject.name}: {len(dataset.split('test'))} held-out studies", file=sys.stderr)
     answers = answer_held_out(subject.config, dataset, subject.model, lora)
     measured = Measured(subject.name, subject.model, lora, subject.config)
-    show_evaluation(write_measured(out, measured, dataset, answers, resamples))
+    metrics = subject.run / "metrics.jsonl" if subject.run else None
+    lines = read_metrics(metrics) if metrics is not None and metrics.is_file() else []
+    show_evaluation(write_measured(out, measured, dataset, answers, resamples, lines))
     print(f"written to {out}")
 
 
@@ -98,7 +111,11 @@ def find_subject(what: Path, adapter: Path | None, overrides: Sequence[str], rec
         name = "-".join([*([run.name] if run else []), *(part for part in parts if part not in ("stages", "model"))])
         return Subject(name, config, what, adapter, run, own)
     stages = run / "stages"
-    model = next((stages / s / "model" for s in ("svr", "mcl") if (stages / s / "done.json").is_file()), None)
+    done = [s for s in ("adapter", "svr", "mcl") if (stages / s / "done.json").is_file()]
+    model = next((stages / s / "model" for s in done if (stages / s / "model").is_dir()), None)
+    if model is None and "adapter" in done:  # of a run that skips what trains the backbone
+        name = config.model.name_or_path
+        model = stages / "init" / "model" if name == "tiny" else Path(name)
     if model is None:
         raise ConfigError(f"{run}: neither MCL nor SVR is done; go on with it: boxmed train --resume {run.name}")
     its_own = stages / "adapter" / "adapter"
@@ -127,13 +144,13 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None
         print(f"written to {out}")
 
 
-def _adapter(folder: Path | None) -> Adapter | None:
+def _adapter(folder: Path | None, *, for_all: bool) -> Adapter | None:
     from boxmed_ray.stages.held_out import Adapter
 
     if folder is None:
         return None
     folder = folder.expanduser().resolve()
     try:
-        return Adapter(folder, int(json.loads((folder / "adapter_config.json").read_text())["r"]))
+        return Adapter(folder, int(json.loads((folder / "adapter_config.json").read_text())["r"]), for_all)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--adapter {folder}: no adapter_config.json with a rank r; give a PEFT folder") from error

@@ -18,7 +18,7 @@ def export(run: Path, target: Path, which: str) -> None:
     Args:
         run: folder of a run.
         target: must not exist.
-        which: ``best``, ``last``, or a number of updates.
+        which: ``best``, ``last``, a number of updates, or ``merged`` for the newest model with the adapter in it.
 
     Raises:
         ConfigError: the run, its backbone or the checkpoint is missing, or the target exists.
@@ -31,12 +31,26 @@ def export(run: Path, target: Path, which: str) -> None:
         )
     if target.exists():
         raise ConfigError(f"--to {target}: exists; give a folder that does not")
-    found = _checkpoint(CheckpointStore(run / "stages" / "svr" / "checkpoints"), which)
-    from boxmed_ray.model.export import export_model
+    from boxmed_ray.model.export import export_merged, export_model
 
+    if which == "merged":
+        export_merged(parse_config(path.read_text(), str(path)), *_backbone_and_adapter(run), target)
+        print(f"{target}: the newest model with the adapter merged into it")
+        return
+    found = _checkpoint(CheckpointStore(run / "stages" / "svr" / "checkpoints"), which)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_model(parse_config(path.read_text(), str(path)), backbone, found.folder, target)
     print(f"{target}: the policy after {found.step} updates ({found.folder})")
+
+
+def _backbone_and_adapter(run: Path) -> tuple[Path, Path]:
+    adapter = run / "stages" / "adapter" / "adapter"
+    if not adapter.is_dir():
+        raise ConfigError(
+            f"{run}: has no stages/adapter/adapter to merge; go on with it: boxmed train --resume {run.name}"
+        )
+    trained = (run / "stages" / stage / "model" for stage in ("svr", "mcl"))
+    return next(model for model in trained if model.is_dir()), adapter
 
 
 def _checkpoint(store: CheckpointStore, which: str) -> Checkpoint:

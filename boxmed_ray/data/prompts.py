@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from boxmed_ray.data.knowledge import DISEASES, REGIONS
 from boxmed_ray.data.study import Box, Finding
 
 Coordinates = Literal["permille", "pixel", "unit"]
@@ -132,6 +133,19 @@ class Answer:
         return self.boxes is None
 
 
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A response to CONCEPTS, read.
+
+    ``links``: (disease, region) of every chain in the thinking, None for what a chain leaves out. ``diseases``: those
+    of the answer. Names that are in neither bank are left out. ``well_formed``: the response matches the form.
+    """
+
+    links: frozenset[tuple[str | None, str | None]]
+    diseases: frozenset[str]
+    well_formed: bool
+
+
 _NUMBER = r"[0-9]{1,5}(?:\.[0-9]{1,6})?"
 _BOX = rf"\[{_NUMBER}(?:, {_NUMBER}){{3}}\]"
 _RESPONSE = re.compile(r"<think>(?P<think>.*?)</think><answer>(?P<answer>.*?)</answer>", re.DOTALL)
@@ -165,6 +179,22 @@ def parse_answer(
     answer = match["answer"].strip()
     boxes = () if answer == NONE else _read_boxes(answer, width, height, coordinates, side)
     return Answer(boxes, boxes is not None, match["think"].strip())
+
+
+def parse_reasoning(text: str) -> Reasoning:
+    """Read a response to CONCEPTS, as ``concepts_response`` writes it. Never raises; malformed says nothing."""
+    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
+    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+        return Reasoning(frozenset(), frozenset(), False)
+    links = {_link(part) for part in match["think"].split(";")}
+    named = frozenset(name for part in match["answer"].split(",") if (name := part.strip()) in DISEASES)
+    return Reasoning(frozenset(links - {(None, None)}), named, True)
+
+
+def _link(text: str) -> tuple[str | None, str | None]:
+    names = [part.strip() for part in text.split("->")]
+    disease = next((name for name in names[1:] if name in DISEASES), None)
+    return disease, next((name for name in names[1:] if name in REGIONS), None)
 
 
 def parse_joint(

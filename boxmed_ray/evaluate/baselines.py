@@ -1,7 +1,7 @@
-"""What a model must beat that never looks at the image: one constant box per label, and a box at random.
+"""What stands beside a model: a constant box per label, a box at random, and the boxes of a second reader.
 
-What lives here: fitting the constant box on training boxes, and answering with either. What does not: the metrics
-(grounding.py), which score a baseline like any model.
+What lives here: fitting the constant box on training boxes, and answering with any of the three. What does not: the
+metrics (grounding.py), which score a baseline like any model.
 """
 
 from __future__ import annotations
@@ -68,6 +68,30 @@ def answer_with_random_box(
     corners = rng.uniform(0, 1, sizes.shape) * (1 - sizes)
     drawn = np.concatenate([corners, corners + sizes], axis=1).tolist()
     return [_answer(record, (b[0], b[1], b[2], b[3])) for record, b in zip(records, drawn, strict=True)]
+
+
+def answer_as_reader(
+    records: Sequence[GroundingRecord], readings: Mapping[str, Mapping[str, Sequence[BoxT]]]
+) -> list[GroundingRecord | None]:
+    """The same prompts, answered as a second person read them; None for images that this person did not read.
+
+    Args:
+        records: whose prompts are answered.
+        readings: study → phrase → boxes in pixels; what a reader of a study does not have is answered ``none``.
+    """
+    answers: list[GroundingRecord | None] = []
+    for record in records:
+        reading = readings.get(record.study_id)
+        if reading is None:
+            answers.append(None)
+            continue
+        boxes = tuple(reading.get(record.phrase, ()))
+        answers.append(
+            replace(
+                record, greedy=boxes, well_formed=True, sampled=(boxes,), sampled_well_formed=(True,), greedy_text=""
+            )
+        )
+    return answers
 
 
 def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:

@@ -26,7 +26,7 @@ class Difference:
     """One figure of both sides.
 
     Attributes:
-        kind: ``grounding`` or ``reports``.
+        kind: ``grounding``, ``concepts`` or ``reports``.
         name: of the figure.
         variant: its definition.
         better: ``more`` or ``less``.
@@ -122,10 +122,12 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 def _in_order_of(samples: Samples, order: Samples) -> Samples:
     prompts = {record.prompt_id: record for record in samples.grounding}
     reports = {report.study_id: report for report in samples.reports}
+    reasoning = {record.study_id: record for record in samples.concepts}
     return Samples(
         [prompts[record.prompt_id] for record in order.grounding],
         [reports[report.study_id] for report in order.reports],
         order.digests,
+        concepts=[reasoning[record.study_id] for record in order.concepts],
     )
 
 

@@ -20,6 +20,7 @@ from boxmed_ray.evaluate.evaluation import Samples
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import label_ious
 from boxmed_ray.evaluate.label_figures import category_f1
+from boxmed_ray.evaluate.radar import radar_axes, radar_svg
 from boxmed_ray.evaluate.tables import comparison_csv
 from rewards.text.labels import label
 
@@ -51,6 +52,7 @@ def write_comparison_page(
         lstrip_blocks=True,
     )  # fmt: skip
     bars = class_bars(first, second)
+    axes = radar_axes([{each.name: each.first for each in found}, {each.name: each.second for each in found}])
     table = comparison_csv(found)
     classes = "chart,class,first,second\n" + "".join(
         f"{chart.title},{name},{_cell(a)},{_cell(b)}\n" for chart in bars for name, (a, b) in chart.rows.items()
@@ -61,7 +63,8 @@ def write_comparison_page(
         css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
         found=found,
         bars=bars,
-        downloads={"figures.csv": _csv_uri(table), "classes.csv": _csv_uri(classes)},
+        radar=Markup(radar_svg(axes, names)),
+        downloads={"figures.csv": csv_uri(table), "classes.csv": csv_uri(classes)},
         cases=[(ours, theirs, _picture(first.images.get(ours.study_id))) for ours, theirs in cases],
         prompts=sum(bool(record.target) for record in first.grounding),
     )
@@ -72,8 +75,8 @@ def write_comparison_page(
 def class_bars(first: Samples, second: Samples) -> list[Bars]:
     """Mean IoU of each label, and positive-class F1 of each CheXpert category; charts without a class are left out."""
     charts = [
-        Bars("Mean IoU by label", _both(label_ious(first.grounding), label_ious(second.grounding))),
-        Bars("CheXpert F1 by category", _both(_categories(first), _categories(second))),
+        Bars("Mean IoU by label", paired_bars(label_ious(first.grounding), label_ious(second.grounding))),
+        Bars("CheXpert F1 by category", paired_bars(categories(first), categories(second))),
     ]
     return [chart for chart in charts if chart.rows]
 
@@ -85,13 +88,17 @@ def worst_cases(first: Samples, second: Samples, count: int = SHOWN) -> list[tup
     return [(record, others[record.prompt_id]) for record in found[:count]]
 
 
-def _categories(samples: Samples) -> dict[str, float]:
+def categories(samples: Samples) -> dict[str, float]:
+    """Positive-class F1 of each CheXpert category in the generated reports."""
     return category_f1(
         [label(report.reference) for report in samples.reports], [label(report.generated) for report in samples.reports]
     )
 
 
-def _both(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, tuple[float | None, float | None]]:
+def paired_bars(
+    first: Mapping[str, float], second: Mapping[str, float]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Values of both sides by class."""
     return {name: (first.get(name), second.get(name)) for name in sorted(first.keys() | second.keys())}
 
 
@@ -99,7 +106,8 @@ def _cell(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
-def _csv_uri(text: str) -> str:
+def csv_uri(text: str) -> str:
+    """A CSV file in a ``data:`` address."""
     return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
 
 

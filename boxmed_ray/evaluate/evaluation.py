@@ -14,26 +14,31 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxmed_ray.config import ConfigError
-from boxmed_ray.evaluate.figures import FigureSet, percentile_interval, study_resamples
+from boxmed_ray.evaluate.concept_figures import ConceptRecord, concept_figures
+from boxmed_ray.evaluate.figures import FigureSet, Values, percentile_interval, study_resamples
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import grounding_figures
 from boxmed_ray.evaluate.label_figures import label_figures
-from boxmed_ray.evaluate.report_figures import SCORES, score_figures, text_figures
+from boxmed_ray.evaluate.meteor_java import NAME as METEOR_15
+from boxmed_ray.evaluate.meteor_java import meteor_figure
+from boxmed_ray.evaluate.report_figures import SCORES, score_figures, score_kind, text_figures
 from rewards.categories import Status
 from rewards.sample import BoxT
 from rewards.text.labels import label
 
 FILE: Final = "evaluation.json"
-GROUNDING, REPORTS = "grounding.csv", "reports.csv"
+GROUNDING, CONCEPTS, REPORTS = "grounding.csv", "concepts.csv", "reports.csv"
 RULES, CHEXBERT = "labels by the rules of rewards/text/labels.py", "labels by CheXbert"
 _CELL = 1 << 24
 """Characters of a cell at most: a report that never ended is one."""
+Baselines = Mapping[str, Sequence[GroundingRecord | None]]
+"""Baseline → its answer to each prompt; None where it has none."""
 
 
 class FigureValue(BaseModel):
@@ -57,13 +62,18 @@ class Evaluation(BaseModel):
 
     name: str
     model: str
-    adapter: str | None = Field(description="Reports were written with it; grounding is asked of the backbone alone.")
+    adapter: str | None = Field(description="Reports were written with it.")
+    adapter_for: Literal["reports", "all"] = Field(
+        "reports",
+        description="reports: boxes and reasoning were asked of the backbone alone; all: with the adapter too.",
+    )
     data: str = Field(description="Kind of data set.")
     data_hash: str = Field(description="Digest of the whole data set.")
     seed: int
     resamples: int
     versions: dict[str, str]
     grounding: dict[str, FigureValue]
+    concepts: dict[str, FigureValue] = Field(default_factory=dict, description="Of reasoning.")
     reports: dict[str, FigureValue]
     missing: dict[str, str] = Field(description="Figures that are not there → why, and the remedy.")
 
@@ -76,7 +86,8 @@ class ReportRecord:
         study_id: the study.
         reference: its own report.
         generated: the model's.
-        scores: name of SCORES → value.
+        scores: name, of a kind in SCORES → value; absent where this report has none.
+        meteor: counts of METEOR's program, where it was ready.
         chexbert: CheXbert's labels of reference and generated report, where it was ready.
     """
 
@@ -85,6 +96,7 @@ class ReportRecord:
     generated: str
     scores: Mapping[str, float] = field(default_factory=dict)
     chexbert: tuple[Mapping[str, Status], Mapping[str, Status]] | None = None
+    meteor: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +108,23 @@ class Samples:
         reports: generated reports.
         digests: sample → digest of image, question and truth; equal ones compare.
         images: study → path of its image, for pages that show it.
+        concepts: reasoning.
     """
 
     grounding: Sequence[GroundingRecord]
     reports: Sequence[ReportRecord]
     digests: Mapping[str, str]
     images: Mapping[str, str] = field(default_factory=dict)
+    concepts: Sequence[ConceptRecord] = ()
 
 
 def figures_of(samples: Samples) -> dict[str, FigureSet]:
-    """``grounding`` and ``reports`` → their figures; a kind without samples is absent."""
+    """``grounding``, ``concepts`` and ``reports`` → their figures; a kind without samples is absent."""
     found = {}
     if samples.grounding:
         found["grounding"] = grounding_figures(samples.grounding)
+    if samples.concepts:
+        found["concepts"] = concept_figures(samples.concepts)
     if samples.reports:
         found["reports"] = _report_figures(samples.reports)
     return found
@@ -125,8 +141,14 @@ def _report_figures(reports: Sequence[ReportRecord]) -> FigureSet:
     if len(chexbert) == len(reports):
         sides = [pair[0] for pair in chexbert], [pair[1] for pair in chexbert]
         parts.append(label_figures("chexbert", CHEXBERT, *sides, studies))
-    scored = [name for name in SCORES if all(name in report.scores for report in reports)]
-    parts.append(score_figures({name: [report.scores[name] for report in reports] for name in scored}, studies))
+    known = {name for report in reports for name in report.scores}
+    scored = sorted(known, key=lambda name: (list(SCORES).index(score_kind(name)), name))
+    values = {name: [report.scores.get(name, float("nan")) for report in reports] for name in scored}
+    parts.append(score_figures(values, studies))
+    counts = [report.meteor for report in reports if report.meteor is not None]
+    if len(counts) == len(reports):
+        figure, column = meteor_figure(np.array(counts, dtype=np.float64))
+        parts.append(FigureSet(studies, {METEOR_15: column}, [figure]))
     columns = {name: values for part in parts for name, values in part.columns.items()}
     return FigureSet(studies, columns, [figure for part in parts for figure in part.figures])
 
@@ -165,13 +187,13 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def write_evaluation(
-    folder: Path, evaluation: Evaluation, samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]
-) -> None:
+def write_evaluation(folder: Path, evaluation: Evaluation, samples: Samples, baselines: Baselines) -> None:
     """Write the folder's files, evaluation.json last: where it is, the others are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     if samples.grounding:
         _write_rows(folder / GROUNDING, _grounding_rows(samples, baselines))
+    if samples.concepts:
+        _write_rows(folder / CONCEPTS, _concept_rows(samples))
     if samples.reports:
         _write_rows(folder / REPORTS, _report_rows(samples))
     part = folder / f"{FILE}.part"
@@ -192,21 +214,24 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:
         prompts, reports = _read_rows(folder / GROUNDING), _read_rows(folder / REPORTS)
         digests = {f"grounding {row['prompt_id']}": row["digest"] for row in prompts}
         digests |= {f"report {row['study_id']}": row["digest"] for row in reports}
+        reasoning = _read_rows(folder / CONCEPTS)
+        digests |= {f"concepts {row['study_id']}": row["digest"] for row in reasoning}
         samples = Samples(
             [_grounding_record(row) for row in prompts],
             [_report_record(row) for row in reports],
             digests,
             {row["study_id"]: row["image"] for row in prompts if row["image"]},
+            [ConceptRecord(row["study_id"], row["reference"], row["generated"]) for row in reasoning],
         )
     except (ValidationError, KeyError, ValueError) as error:
         raise ConfigError(f"{folder}: not readable as an evaluation of this version: {error}") from error
     return evaluation, samples
 
 
-def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[GroundingRecord]]) -> list[dict[str, Any]]:
+def _grounding_rows(samples: Samples, baselines: Baselines) -> list[dict[str, Any]]:
     records = samples.grounding
     columns = grounding_figures(records).columns
-    others = {f"iou_{name}": grounding_figures(answers).columns["iou"] for name, answers in baselines.items()}
+    others = {f"iou_{name}": _ious(answers) for name, answers in baselines.items()}
     return [
         {
             "prompt_id": record.prompt_id,
@@ -226,6 +251,11 @@ def _grounding_rows(samples: Samples, baselines: Mapping[str, Sequence[Grounding
         }
         for i, record in enumerate(records)
     ]
+
+
+def _ious(answers: Sequence[GroundingRecord | None]) -> Values:
+    ious = (answer.iou if answer is not None and answer.target else np.nan for answer in answers)
+    return np.fromiter(ious, dtype=np.float64)
 
 
 def _grounding_record(row: Mapping[str, str]) -> GroundingRecord:
@@ -248,6 +278,20 @@ def _boxes(value: list[list[float]] | None) -> tuple[BoxT, ...] | None:
     return None if value is None else tuple((box[0], box[1], box[2], box[3]) for box in value)
 
 
+def _concept_rows(samples: Samples) -> list[dict[str, Any]]:
+    columns = concept_figures(samples.concepts).columns
+    return [
+        {
+            "study_id": record.study_id,
+            "digest": samples.digests[f"concepts {record.study_id}"],
+            "reference": record.reference,
+            "generated": record.generated,
+            **{name: _cell(values[i]) for name, values in columns.items()},
+        }
+        for i, record in enumerate(samples.concepts)
+    ]
+
+
 def _report_rows(samples: Samples) -> list[dict[str, Any]]:
     columns = _report_figures(samples.reports).columns
     return [
@@ -257,6 +301,7 @@ def _report_rows(samples: Samples) -> list[dict[str, Any]]:
             "reference": report.reference,
             "generated": report.generated,
             "chexbert_labels": json.dumps(report.chexbert) if report.chexbert else "",
+            "meteor_counts": json.dumps(report.meteor) if report.meteor else "",
             **{name: _cell(values[i]) for name, values in columns.items()},
         }
         for i, report in enumerate(samples.reports)
@@ -269,7 +314,8 @@ def _report_record(row: Mapping[str, str]) -> ReportRecord:
         study_id=row["study_id"],
         reference=row["reference"],
         generated=row["generated"],
-        scores={name: float(row[name]) for name in SCORES if row.get(name)},
+        scores={name: float(cell) for name, cell in row.items() if cell and score_kind(name) in SCORES},
+        meteor=json.loads(row["meteor_counts"]) if row["meteor_counts"] else None,
         chexbert=None if labels is None else (_statuses(labels[0]), _statuses(labels[1])),
     )
 

@@ -51,6 +51,11 @@ class GroundingRecord:
     greedy_text: str = ""
 
     @property
+    def phrase(self) -> str:
+        """What was asked for: a prompt is named STUDY/ground/PHRASE."""
+        return self.prompt_id.removeprefix(f"{self.study_id}/").partition("/")[2]
+
+    @property
     def iou(self) -> float:
         """IoU of the greedy answer, in [0, 1] (``rewards.box.answer_iou``)."""
         return answer_iou(self.greedy, self.target)

@@ -83,6 +83,7 @@ def _coco_figures(records: Sequence[GroundingRecord]) -> list[Figure]:
     ]
 
 
-def baseline_values(baselines: Mapping[str, Sequence[GroundingRecord]]) -> dict[str, dict[str, float]]:
-    """Baseline → figure → value."""
-    return {name: grounding_figures(records).values() for name, records in baselines.items()}
+def baseline_values(baselines: Mapping[str, Sequence[GroundingRecord | None]]) -> dict[str, dict[str, float]]:
+    """Baseline → figure → value, over the prompts that it answers; one that answers none is left out."""
+    answered = {name: [record for record in records if record is not None] for name, records in baselines.items()}
+    return {name: grounding_figures(records).values() for name, records in answered.items() if records}

@@ -13,6 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 from sacrebleu.metrics.bleu import BLEU
 
 from boxmed_ray.evaluate.figures import Figure, FigureSet, Rows, Values, mean_figure
+from boxmed_ray.evaluate.judge_scores import JUDGED
 from boxmed_ray.evaluate.meteor import VARIANT as METEOR
 from rewards.text.bleu import word_tokens
 
@@ -30,8 +31,14 @@ SCORES: Mapping[str, tuple[str, int]] = {
     "radgraph_xl": ("RadGraph F1 by RadGraph-XL, mean over reports", 1),
     "radcliq_v0": ("RadCliQ-v0 of radgraph, bertscore, chexbert_similarity and sentence BLEU-2, mean over reports", -1),
     "radcliq_v1": ("RadCliQ-v1 of radgraph, bertscore, chexbert_similarity and sentence BLEU-2, mean over reports", -1),
+    **JUDGED,
 }
 """Per-report scores that an evaluation may have → their variant, and -1 where less is better."""
+
+
+def score_kind(name: str) -> str:
+    """The entry of SCORES that a score's name belongs to: what stands before the bracket that names its judge."""
+    return name.partition("[")[0]
 
 
 def text_figures(references: Sequence[str], hypotheses: Sequence[str], studies: Sequence[str]) -> FigureSet:
@@ -52,9 +59,10 @@ def text_figures(references: Sequence[str], hypotheses: Sequence[str], studies: 
 
 
 def score_figures(scores: Mapping[str, Sequence[float]], studies: Sequence[str]) -> FigureSet:
-    """Means of the scores of SCORES that there are."""
+    """Means of the scores of SCORES that there are, over the reports that have one (NaN: has none)."""
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-    figures = [mean_figure(name, SCORES[name][0], columns, name, 1 if SCORES[name][1] > 0 else -1) for name in columns]
+    kinds = {name: SCORES[score_kind(name)] for name in columns}
+    figures = [mean_figure(name, kinds[name][0], columns, name, 1 if kinds[name][1] > 0 else -1) for name in columns]
     return FigureSet(studies, columns, figures)
 
 

@@ -1,6 +1,7 @@
 """Per-report scores by scorers that need weights or data, each where it is ready.
 
-What lives here: which are tried, and the remedy for those that are missing. What does not: the scorers (rewards/).
+What lives here: which are tried, and the remedy for those that are missing. What does not: the scorers (rewards/) and
+the judges (judge_scores.py).
 A scorer that is missing is listed as missing; it never becomes a 0.
 """
 
@@ -12,7 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from boxmed_ray.config import JudgesConfig
+from boxmed_ray.evaluate.judge_scores import judge_scores
 from boxmed_ray.evaluate.meteor import meteor
+from boxmed_ray.evaluate.meteor_java import NAME as METEOR_15
+from boxmed_ray.evaluate.meteor_java import meteor_counts
 from rewards.categories import Status
 from rewards.metrics import build_metric
 from rewards.radcliq import VERSIONS, composite
@@ -30,6 +35,7 @@ class Scores:
 
     Attributes:
         values: name → score of each report.
+        meteor_counts: of METEOR's program, for each report; None without it.
         labels: CheXbert's labels of the references and of the generated reports; None without it.
         missing: name → why there is no such score, and what to do.
     """
@@ -37,17 +43,26 @@ class Scores:
     values: dict[str, list[float]] = field(default_factory=dict)
     labels: tuple[list[dict[str, Status]], list[dict[str, Status]]] | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    meteor_counts: list[list[float]] | None = None
 
 
-def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: Paths) -> Scores:
+def score_reports(
+    references: Sequence[str], hypotheses: Sequence[str], paths: Paths, judges: JudgesConfig, folder: Path
+) -> Scores:
     """Every score whose scorer is ready.
 
     Args:
         references: one a report.
         hypotheses: the generated reports.
         paths: where scorers lie, of the configuration.
+        judges: where judges answer.
+        folder: keeps the judges' replies.
+
+    Raises:
+        ConfigError: a judge's question file or key is missing.
     """
     scores = Scores()
+    scores.values, scores.missing = judge_scores(references, hypotheses, judges, folder)
     metrics: dict[str, Callable[[], list[float]]] = {"meteor": partial(meteor, references, hypotheses)}
     for name in _METRICS:
         metrics[name] = partial(_metric, name, references, hypotheses, paths)
@@ -57,6 +72,10 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], paths: P
             scores.values[name] = compute()
         except MissingScorerError as error:
             scores.missing[name] = str(error)
+    try:
+        scores.meteor_counts = meteor_counts(references, hypotheses)
+    except MissingScorerError as error:
+        scores.missing[METEOR_15] = str(error)
     _radcliq(scores, Bleu2().score_pairs(references, hypotheses))
     return scores
 

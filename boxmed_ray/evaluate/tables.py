@@ -25,7 +25,8 @@ _WIDE = 200
 def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
     """One table a kind of samples, then what is missing and how to get it."""
     console = console or _console()
-    for title, figures in (("Grounding", evaluation.grounding), ("Reports", evaluation.reports)):
+    kinds = {"Grounding": evaluation.grounding, "Reasoning": evaluation.concepts, "Reports": evaluation.reports}
+    for title, figures in kinds.items():
         if figures:
             console.print(_figures_table(f"{title}: {evaluation.name}", figures))
     _show_missing(console, evaluation.missing)

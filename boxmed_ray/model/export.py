@@ -1,7 +1,7 @@
-"""From a checkpoint of SVR to a model folder that transformers and vLLM load.
+"""From a checkpoint of SVR, or an adapter, to a model folder that transformers and vLLM load.
 
-What lives here: putting the trained parameters of a checkpoint into the model that the stage started from. What does
-not: which checkpoint (commands/export.py), what is in one (engine_state.py).
+What lives here: putting the trained parameters of a checkpoint into the model that the stage started from, and an
+adapter into its backbone. What does not: which checkpoint (commands/export.py), what is in one (engine_state.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from boxmed_ray.config import RunConfig
 from boxmed_ray.model.engine_state import full_state_dict, stored_parameters
-from boxmed_ray.model.policy import load_policy, load_processor
+from boxmed_ray.model.policy import load_policy, load_processor, save_policy
 from boxmed_ray.model.shared_prefix import ResponsePolicy
 from boxmed_ray.model.trainable import select_trainable
 
@@ -47,4 +47,25 @@ def export_model(config: RunConfig, backbone: Path, checkpoint: Path, target: Pa
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, state_dict=state)
     load_processor(backbone).save_pretrained(temporary)
+    temporary.rename(target)
+
+
+def export_merged(config: RunConfig, backbone: Path, adapter: Path, target: Path) -> None:
+    """Write ``backbone`` with a PEFT adapter merged into it; merged in float32 and rounded once.
+
+    Args:
+        config: of the run: the type of the weights.
+        backbone: the model folder that the adapter was trained on.
+        adapter: its folder.
+        target: must not exist.
+    """
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load_policy(backbone, torch.float32), str(adapter)).merge_and_unload()
+    if config.model.dtype == "bfloat16":
+        model = model.to(torch.bfloat16)
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_policy(model, load_processor(backbone), temporary)
     temporary.rename(target)

@@ -21,6 +21,7 @@ from boxmed_ray.data.concepts import label_of
 from boxmed_ray.data.examples import Example, denied_findings, ground_example, grounded_findings, report_example
 from boxmed_ray.data.prompts import Task, parse_answer
 from boxmed_ray.data.study import Study
+from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.stages.generation import generate
 from rewards.sample import BoxT
@@ -84,6 +85,16 @@ def ask_reports(pool: Pool, studies: Sequence[Study], config: RunConfig, *, lora
     prompts = [prompt_of(report_example(study)) for study in studies]
     groups = generate(pool, prompts, config, n=1, greedy=True, max_new_tokens=config.evaluate.report_tokens, lora=lora)
     return [_answers(group)[0].text.strip() for group in groups]
+
+
+def ask_concepts(
+    pool: Pool, examples: Sequence[Example], config: RunConfig, *, lora: str | None
+) -> list[ConceptRecord]:
+    """One greedy chain of reasoning an example; one that was cut off is malformed."""
+    prompts = [prompt_of(example) for example in examples]
+    groups = generate(pool, prompts, config, n=1, greedy=True, max_new_tokens=config.evaluate.concept_tokens, lora=lora)
+    texts = [_answers(group)[0].text for group in groups]
+    return [ConceptRecord(e.study.id, e.response, text) for e, text in zip(examples, texts, strict=True)]
 
 
 def _answers(group: Group | None) -> Sequence[Rollout]:

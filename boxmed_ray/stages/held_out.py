@@ -13,23 +13,25 @@ from pathlib import Path
 
 from boxmed_ray.actors.types import Prompt
 from boxmed_ray.config import RunConfig
-from boxmed_ray.data.examples import report_example
+from boxmed_ray.data.examples import concept_examples_of, report_example
 from boxmed_ray.data.images import read_bytes
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.study import Study
+from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.events import EventWriter
 from boxmed_ray.ray_local import ray_session
-from boxmed_ray.stages.evaluation import ask_grounding, ask_reports, grounding_questions, prompt_of
+from boxmed_ray.stages.evaluation import ask_concepts, ask_grounding, ask_reports, grounding_questions, prompt_of
 from boxmed_ray.stages.rollouts import rollout_pool
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter: its folder, absolute, and the rank of its matrices."""
+    """A LoRA adapter: its folder, absolute, its rank, and whether all is asked with it or reports only."""
 
     folder: Path
     rank: int
+    for_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,22 @@ class Answers:
     """What a model said.
 
     Attributes:
-        grounding: answers of the backbone, without an adapter.
+        grounding: answers of the backbone, without an adapter unless it is for all.
+        concepts: chains of reasoning, likewise.
         studies: those that have a report.
         reports: the generated report of each, by the adapter where there is one.
-        digests: sample (``grounding PROMPT``, ``report STUDY``) → digest of its image, question and truth.
+        digests: sample (``grounding PROMPT``, ``concepts STUDY``, ``report STUDY``) → digest of image, question, truth.
     """
 
     grounding: list[GroundingRecord]
+    concepts: list[ConceptRecord]
     studies: list[Study]
     reports: list[str]
     digests: dict[str, str]
 
 
 def answer_held_out(config: RunConfig, dataset: Dataset, model: Path, adapter: Adapter | None) -> Answers:
-    """Ask the first ``evaluate.images`` held-out studies for boxes and for reports, with a Ray of its own.
+    """Ask the first ``evaluate.images`` held-out studies for boxes, reasoning and reports, with a Ray of its own.
 
     Raises:
         PoolError: no worker starts.
@@ -59,6 +63,7 @@ def answer_held_out(config: RunConfig, dataset: Dataset, model: Path, adapter: A
     held_out = dataset.split("test")
     questions = grounding_questions(held_out, config)
     studies = [study for study in held_out if study.report][: config.evaluate.images]
+    reasoning = [e for study in held_out for e in concept_examples_of(study)][: config.evaluate.images]
     workers = config.resources.rollout_workers.max
     with ray_session(num_cpus=float(config.resources.threads * workers + 1)):
         rank = adapter.rank if adapter else 0
@@ -66,15 +71,19 @@ def answer_held_out(config: RunConfig, dataset: Dataset, model: Path, adapter: A
         pool.launch()
         try:
             pool.wait_ready()
-            grounding = ask_grounding(pool, questions, config)
-            reports = ask_reports(pool, studies, config, lora=str(adapter.folder) if adapter else None)
+            lora = str(adapter.folder) if adapter else None
+            for_all = lora if adapter and adapter.for_all else None
+            grounding = ask_grounding(pool, questions, config, lora=for_all)
+            concepts = ask_concepts(pool, reasoning, config, lora=for_all)
+            reports = ask_reports(pool, studies, config, lora=lora)
         finally:
             pool.shutdown()
     digests = {f"grounding {q.prompt.id}": _digest(q.prompt, q.label) for q in questions}
     digests |= {
         f"report {study.id}": _digest(prompt_of(report_example(study)), study.report or "") for study in studies
     }
-    return Answers(grounding, studies, reports, digests)
+    digests |= {f"concepts {e.study.id}": _digest(prompt_of(e), e.response) for e in reasoning}
+    return Answers(grounding, concepts, studies, reports, digests)
 
 
 def _digest(prompt: Prompt, truth: str) -> str:

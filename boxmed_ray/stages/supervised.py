@@ -53,7 +53,8 @@ def train_supervised(
     """Run a supervised stage to its end; Ray must be initialised.
 
     Args:
-        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" trains LoRA on a frozen backbone.
+        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" LoRA on a frozen backbone, or for comparison
+            what ``config.adapter`` says instead.
         config: of the run; ``config.mcl`` or ``config.adapter`` is the stage's.
         model_folder: what the stage starts from.
         examples: the stage's data; each epoch goes through it in an order of its own.
@@ -66,7 +67,7 @@ def train_supervised(
         image_cache: folder of resized images (data/images.py), or None.
 
     Returns:
-        ``steps``, and for the adapter ``backbone_before`` and ``backbone_after``, SHA-256 of the
+        ``steps``, and where the backbone is frozen ``backbone_before`` and ``backbone_after``, SHA-256 of the
         frozen parameters.
 
     Raises:
@@ -77,8 +78,9 @@ def train_supervised(
     """
     if not examples:
         raise ValueError(f"stage {kind}: there are no examples to train on")
-    name = "model" if kind == "mcl" else "adapter"
     out_folder = out_folder.resolve()
+    rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
+    name = Job(kind, config, model_folder, out_folder, rows).writes
     if resume and (out_folder / name).is_dir():
         _Tail(out_folder / PROGRESS, on_progress).tell()
         return _result(out_folder)
@@ -90,7 +92,6 @@ def train_supervised(
     out_folder.mkdir(parents=True, exist_ok=True)
     for old in (STOP, DIVERGED):
         (out_folder / old).unlink(missing_ok=True)
-    rows = [Row(str(e.study.image.resolve()), e.task.value, e.phrase, e.response) for e in examples]
     # Chosen and checked here, once: what the driver logs, the user sees.
     found = CheckpointStore(out_folder / CHECKPOINTS).latest()
     _cut_progress(out_folder / PROGRESS, found.step if found else 0)

@@ -54,7 +54,7 @@ class Job:
     """What a worker needs.
 
     Attributes:
-        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" freezes the backbone and trains LoRA.
+        kind: "mcl" trains what ``config.mcl.train`` says; "adapter" what ``config.adapter.train`` says.
         out_folder: gets ``model`` or ``adapter``, ``checkpoints`` and the progress file.
         checkpoint: to go on from, whole; None starts at step 0.
         image_cache: folder of resized images (data/images.py), or None.
@@ -72,6 +72,11 @@ class Job:
     def settings(self) -> MCLConfig | AdapterConfig:
         """The stage's part of the config."""
         return self.config.mcl if self.kind == "mcl" else self.config.adapter
+
+    @property
+    def writes(self) -> Literal["model", "adapter"]:
+        """``adapter`` where LoRA on a frozen backbone is all that the adapter stage trains."""
+        return "adapter" if self.kind == "adapter" and self.config.adapter.train.adapter_alone else "model"
 
 
 def batch_indices(step: int, batch_size: int, count: int, seed: int) -> list[int]:
@@ -124,13 +129,13 @@ class Worker:
         if job.config.model.gradient_checkpointing:
             policy.recompute_layers(backbone)
         # PEFT puts LoRA into the backbone's own layers; its handle is needed for saving an adapter only.
-        self.model: nn.Module = backbone if adapted is None or job.kind == "mcl" else adapted
+        self.model: nn.Module = backbone if adapted is None or job.writes == "model" else adapted
         backbone.train()
         self.processor = policy.load_processor(job.model_folder)
         self.engine = Engine(ResponsePolicy(backbone), job.settings, job.settings.steps, bfloat16=bfloat16)
         self.encoder = GroupEncoder(self.processor, job.config.data.image_size, job.image_cache)
         self.store = CheckpointStore(job.out_folder / CHECKPOINTS, job.settings.keep_checkpoints)
-        self.frozen = self._backbone_digest() if job.kind == "adapter" else None
+        self.frozen = self._backbone_digest() if job.writes == "adapter" else None
         self.bad = BadSteps(job.settings.max_bad_steps, f"{job.kind}.max_bad_steps")
         self.step = self._resume()
 
@@ -243,21 +248,21 @@ class Worker:
     def _finish(self) -> None:
         """Write the trained weights beside and rename them into place; digest the frozen backbone again.
 
-        An adapter is written as it is; LoRA that MCL trained is merged into the model.
+        An adapter is written as it is; LoRA beside parts that are trained whole is merged into the model.
         """
         from boxmed_ray.model.engine_state import full_state_dict
 
         result: dict[str, Any] = {"steps": self.step}
         if self.frozen is not None:
             result |= {"backbone_before": self.frozen, "backbone_after": self._backbone_digest()}
-        state = full_state_dict(self.engine.module, self.rank, merged=self.job.kind == "mcl")
+        name = self.job.writes
+        state = full_state_dict(self.engine.module, self.rank, merged=name == "model")
         if self.rank == 0:
-            name = "model" if self.job.kind == "mcl" else "adapter"
             temporary = self.job.out_folder / f".{name}.{os.getpid()}"
-            prefix = "" if self.job.kind == "mcl" else "base_model.model."
+            prefix = "" if name == "model" else "base_model.model."
             own = {prefix + key.removeprefix("model."): value for key, value in state.items()}
             self.model.save_pretrained(temporary, state_dict=own)  # type: ignore[operator]
-            if self.job.kind == "mcl":
+            if name == "model":
                 self.processor.save_pretrained(temporary)
             (self.job.out_folder / RESULT).write_text(json.dumps(result, indent=1))
             temporary.rename(self.job.out_folder / name)  # last: its name says that the stage has ended

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from boxmed_ray.evaluate.baselines import answer_with_constant_box, fit_constant_boxes, normalise
+from boxmed_ray.evaluate.baselines import answer_as_reader, answer_with_constant_box, fit_constant_boxes, normalise
 from boxmed_ray.evaluate.grounding import summarise
+from boxmed_ray.evaluate.grounding_figures import baseline_values
 from rewards.box import pairwise_iou
-from tests.evaluate.examples import record
+from tests.evaluate.examples import TARGET, record
 
 
 def jittered(count: int, seed: int) -> np.ndarray:
@@ -52,3 +54,16 @@ def test_answers_are_in_pixels_of_each_image_and_scored_as_a_models_would_be():
 
 def test_normalise_undoes_image_size():
     assert normalise((10, 20, 30, 40), 100, 200) == (0.1, 0.1, 0.3, 0.2)
+
+
+def test_a_second_reader_answers_what_it_read_and_counts_only_there() -> None:
+    records = [
+        replace(record(), prompt_id=f"{study}/ground/{phrase}", study_id=study)
+        for study, phrase in (("a", "Mass."), ("a", "Nodule/scar."), ("b", "Mass."))
+    ]
+    answers = answer_as_reader(records, {"a": {"Mass.": [TARGET]}})
+    assert [None if answer is None else answer.iou for answer in answers] == [1.0, 0.0, None]
+    assert records[1].phrase == "Nodule/scar."
+    values = baseline_values({"second_reader": answers, "nobody": [None]})
+    assert values.keys() == {"second_reader"}
+    assert values["second_reader"]["mean_iou"] == 0.5

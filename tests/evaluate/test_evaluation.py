@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from boxmed_ray.config import ConfigError
+from boxmed_ray.config import ConfigError, JudgesConfig
 from boxmed_ray.evaluate.baselines import answer_with_random_box
+from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.evaluation import (
     FILE,
     Evaluation,
@@ -39,10 +40,14 @@ REPORTS = [
                  ({"Edema": Status.POSITIVE}, {})),
     ReportRecord("b", "Cardiomegaly.", "", {"bertscore": -0.5}, ({}, {"Edema": Status.UNCERTAIN})),
 ]  # fmt: skip
+CONCEPTS = [ConceptRecord("a", "<think>none</think><answer>none</answer>", 'no form,\n"at all"')]
 SAMPLES = Samples(
     GROUNDING,
     REPORTS,
-    {f"grounding {r.prompt_id}": r.prompt_id for r in GROUNDING} | {f"report {r.study_id}": "x" for r in REPORTS},
+    {f"grounding {r.prompt_id}": r.prompt_id for r in GROUNDING}
+    | {f"report {r.study_id}": "x" for r in REPORTS}
+    | {f"concepts {r.study_id}": "y" for r in CONCEPTS},
+    concepts=CONCEPTS,
 )
 
 
@@ -118,7 +123,7 @@ def test_random_boxes_have_a_training_size_and_lie_in_the_image():
 def test_a_missing_scorer_is_named_with_its_remedy_and_is_no_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
     monkeypatch.setattr("boxmed_ray.evaluate.scores._METRICS", ("radgraph", "bertscore"))
-    scores = score_reports(["No effusion."], ["No effusion."], {})
+    scores = score_reports(["No effusion."], ["No effusion."], {}, JudgesConfig(), tmp_path)
     lacking = {"radgraph", "bertscore", "chexbert_similarity", "radcliq_v0", "radcliq_v1"}
     assert lacking <= scores.missing.keys()
     assert not lacking & scores.values.keys()
