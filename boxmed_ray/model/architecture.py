@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from boxmed_ray.config import ConfigError, ModelConfig, TrainableConfig
 from boxmed_ray.model.policy import part_of
@@ -73,10 +73,10 @@ def published_names() -> list[str]:
 
 
 def backbone_config(name_or_path: str) -> Any:
-    """The transformers configuration of a folder, or of a hub name by the copy that is shipped.
+    """The transformers configuration of a folder, or of a hub name: the copy that is shipped, else the hub's.
 
     Raises:
-        ConfigError: neither a folder with config.json nor a known name.
+        ConfigError: neither a folder with config.json nor a name that is known here or to be had.
     """
     file = Path(name_or_path, "config.json")
     known = name_or_path.rpartition("/")[2]
@@ -85,10 +85,13 @@ def backbone_config(name_or_path: str) -> Any:
     elif known in published_names():
         values = json.loads((_PUBLISHED / f"{known}.json").read_text())
     else:
-        raise ConfigError(
-            f"model.name_or_path = {name_or_path!r}: no folder with a config.json, and no backbone whose sizes are "
-            f"known ({', '.join(published_names())}); give the folder of the model"
-        )
+        try:
+            return AutoConfig.from_pretrained(name_or_path)
+        except OSError as error:
+            raise ConfigError(
+                f"model.name_or_path = {name_or_path!r}: no folder with a config.json, no backbone whose sizes are "
+                f"known ({', '.join(published_names())}), and not to be had from the hub; give the folder of the model"
+            ) from error
     return CONFIG_MAPPING[values["model_type"]].from_dict(values)
 
 

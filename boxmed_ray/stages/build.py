@@ -109,13 +109,22 @@ def _streamed(shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
         names = [{"number": shard.number, "digest": shard.digest} for shard in shards]
         rows = ray.data.from_items(names, override_num_blocks=len(names))
         common = {"size": shards[0].size, "target": shards[0].target.absolute()}
+        failure = ""
         for row in rows.map(_build_row, fn_kwargs=common, num_cpus=1).iter_rows():
+            if failure := row["failure"]:
+                break
             yield int(row["studies"])
+    if failure:
+        raise OSError(failure)
 
 
-def _build_row(row: dict[str, Any], size: Size, target: Path) -> dict[str, int]:
-    counts = build_shard(Shard(row["number"], row["digest"], size, target))
-    return {"studies": sum(counts.values())}
+def _build_row(row: dict[str, Any], size: Size, target: Path) -> dict[str, Any]:
+    """In a worker. Ray Data hands errors on as text with tracebacks: one of the disk goes as a value."""
+    try:
+        counts = build_shard(Shard(row["number"], row["digest"], size, target))
+    except OSError as error:
+        return {"studies": 0, "failure": str(error)}
+    return {"studies": sum(counts.values()), "failure": ""}
 
 
 def _studies(shard: Shard) -> int:
@@ -151,13 +160,10 @@ def _told(target: Path) -> Iterator[None]:
     """A target that cannot be written in one message, whichever process found out."""
     try:
         yield
-    except Exception as error:
-        cause = getattr(error, "cause", None) or error
-        if not isinstance(cause, OSError):
-            raise
+    except OSError as error:
         raise DataError(
-            f"{target}: cannot be written ({cause.strerror or cause}); make room or give rights, and run the same "
-            "command again: it goes on"
+            f"{target}: cannot be written ({error}); make room or give rights, and run the same command again: it "
+            "goes on"
         ) from error
 
 

@@ -110,13 +110,14 @@ def test_a_full_disk_is_one_message(source: Path, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_disk_that_is_full_in_a_worker_is_one_message(source: Path, tmp_path: Path) -> None:
+def test_a_target_that_a_worker_cannot_write_is_one_message(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "to"
     target.mkdir()
-    # The workers' images cannot be made where a link leads to a full device's file.
+    # No folder can be made below a device.
     (target / "images").symlink_to("/dev/full")
     (target / WORK).mkdir()
     with pytest.raises(DataError) as caught:
         run(source, target)
     assert str(target) in str(caught.value)
     assert "run the same command again" in str(caught.value)
+    assert "\n" not in str(caught.value)

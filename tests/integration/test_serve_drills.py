@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.integration.test_serve import _end, _wait_until_ready, free_port, png
 from tests.integration.test_serve_more import Server
@@ -134,3 +136,34 @@ def test_engines_come_under_load_and_go_after_it(run: Path) -> None:
         assert 2 in sizes
         health = json.loads(httpx.get(f"{server.url}/readyz", timeout=30).text)
         assert health["status"] == "ready"
+
+
+def test_a_new_backbone_rolls_in_without_a_failed_request(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tiny"
+    shutil.copytree(run, copy)
+    with serving(copy) as server:
+        before = _backbone(server)
+        weights = copy / "stages/svr/model/model.safetensors"
+        tensors = load_file(weights)
+        beside = weights.with_suffix(".new")
+        save_file(tensors, beside, {"format": "pt", "version": "next"})  # the same weights in another file
+        beside.replace(weights)
+        server.process.send_signal(signal.SIGHUP)
+        end, seen = time.monotonic() + 180, set()
+        with ThreadPoolExecutor(4) as pool:
+            while time.monotonic() < end and len(seen) < 2:
+                asked = [pool.submit(_report, server) for _ in range(4)]
+                answers = [one.result() for one in asked]
+                assert [answer.status_code for answer in answers] == [200] * 4, [answer.text for answer in answers]
+                assert all(answer.json()["report"] == REPORT for answer in answers)
+                seen |= {answer.json()["model"]["backbone_version"] for answer in answers}
+        assert before in seen or len(seen) == 1
+        assert seen - {before}
+
+
+def _report(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/reports", files={"image": png()}, timeout=180)
+
+
+def _backbone(server: Server) -> str:
+    return str(httpx.get(f"{server.url}/readyz", timeout=30).json()["model"]["backbone_version"])
