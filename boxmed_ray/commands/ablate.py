@@ -275,7 +275,7 @@ def write_tables(config: RunConfig, options: Options) -> None:
         }  # fmt: skip
         name, reference = samples.popitem()
         found = variant_table(reference, samples, name, options.resamples)
-        shown = RichTable(title=f"{TITLES[table]}; {len(options.seeds)} seeds", title_justify="left")
+        shown = RichTable(title=f"{TITLES[table]}; seeds {', '.join(map(str, options.seeds))}", title_justify="left")
         headings = table_headings(found)
         for heading in ("", *headings):
             shown.add_column(heading, justify="right" if heading else "left")

@@ -310,12 +310,13 @@ def _report_rows(samples: Samples) -> list[dict[str, Any]]:
 
 def _report_record(row: Mapping[str, str]) -> ReportRecord:
     labels = json.loads(row["chexbert_labels"]) if row["chexbert_labels"] else None
+    counts = row.get("meteor_counts")  # absent in folders of the first version
     return ReportRecord(
         study_id=row["study_id"],
         reference=row["reference"],
         generated=row["generated"],
         scores={name: float(cell) for name, cell in row.items() if cell and score_kind(name) in SCORES},
-        meteor=json.loads(row["meteor_counts"]) if row["meteor_counts"] else None,
+        meteor=json.loads(counts) if counts else None,
         chexbert=None if labels is None else (_statuses(labels[0]), _statuses(labels[1])),
     )
 
