@@ -70,7 +70,8 @@ def main() -> None:
             raise RuntimeError(f"{read} of {count} studies are in the manifest")
         print_result(
             {
-                "name": "data_build", "threads": 1, "repeats": 1, "peer": None, "studies": count, "workers": chosen.workers, "cores": os.cpu_count(),
+                "name": "data_build", "threads": 1, "repeats": 1, "peer": None,
+                "studies": count, "workers": chosen.workers, "cores": os.cpu_count(),
                 "manifest_mb": round(built.manifest.stat().st_size / MB, 1), **meter.figures(),
                 "versions": versions("ray", "pyarrow", "pillow", "numpy"),
             }
