@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from _common import print_result, say, versions
+from _common import ONE_THREAD, print_result, say, versions
 from PIL import Image
 
 from boxmed_ray.data.phantom import make_phantom
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where source and target go; default: a temporary folder")
     chosen = parser.parse_args()
     quiet_environment()
+    os.environ.update(ONE_THREAD)
     count = 512 if chosen.quick else chosen.studies
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         source, target = Path(folder, "source"), Path(folder, "built")
@@ -69,7 +70,8 @@ def main() -> None:
             raise RuntimeError(f"{read} of {count} studies are in the manifest")
         print_result(
             {
-                "benchmark": "data_build", "studies": count, "workers": chosen.workers, "cores": os.cpu_count(),
+                "name": "data_build", "threads": 1, "repeats": 1, "peer": None,
+                "studies": count, "workers": chosen.workers, "cores": os.cpu_count(),
                 "manifest_mb": round(built.manifest.stat().st_size / MB, 1), **meter.figures(),
                 "versions": versions("ray", "pyarrow", "pillow", "numpy"),
             }

@@ -104,3 +104,18 @@ def test_rewards_prints_the_fixed_keys_as_its_last_line() -> None:
     # The package's padding moves a pair by 1e-4 now and then, by what else is in its batch.
     for name, close in (("bleu_2", 1e-9), ("soft_f1", 1e-9), ("bertscore_minilm", 1e-3)):
         assert lines[name]["max_abs_diff"] < close
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_data_build_prints_the_fixed_keys_as_its_last_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "data_build.py"), "--quick", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) >= COMMON
+    assert result["studies"] == 512
+    assert result["studies_per_s"] == pytest.approx(512 / result["seconds"], rel=0.01)
+    assert result["peak_mb"] > max(part for part in result["driver_mb"] if part)
+    assert not list(tmp_path.iterdir())
