@@ -55,8 +55,9 @@ def _names(entry: dict[str, Any]) -> list[str]:
     """The images of an entry; none where they are not given as text."""
     names = entry.get("image_path")
     names = [names] if isinstance(names, str) else names
-    good = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    return names if good else []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        return []
+    return names
 
 
 def _studies(
