@@ -164,7 +164,7 @@ def data(
     if context.invoked_subcommand is not None:
         return
     if recipe is None:
-        raise ConfigError("boxmed data: give --recipe, or one of the sub-commands of `boxmed data --help`")
+        raise ConfigError("data: give --recipe, or one of the sub-commands of `boxmed data --help`")
     from boxmed_ray.commands.data import data as run
 
     run(recipe, overrides or [])
