@@ -413,7 +413,7 @@ class ScorersConfig(Part):
     @property
     def paths(self) -> dict[str, Path]:
         """Name → path of those that are named."""
-        return {name: path for name, path in self if path is not None}
+        return {name: path.expanduser() for name, path in self if path is not None}
 
 
 class JudgeConfig(Part):
