@@ -20,7 +20,12 @@ from boxmed_ray.data.concepts import label_of, report_diseases
 from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.study import Study
-from boxmed_ray.evaluate.baselines import answer_with_constant_box, fit_constant_boxes, normalise
+from boxmed_ray.evaluate.baselines import (
+    answer_with_constant_box,
+    answer_with_random_box,
+    fit_constant_boxes,
+    normalise,
+)
 from boxmed_ray.evaluate.cases import Case, ReportCase
 from boxmed_ray.evaluate.grounding import GroundingRecord, summarise
 from boxmed_ray.evaluate.report_page import write_report
@@ -48,7 +53,9 @@ def write_results(
     names = [name for name in ("mcl", "svr", "adapter_off") if name not in config.skip]
     records = {name: load_records(evaluation / f"{name}.jsonl") for name in names}
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
-    boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
+    training = training_boxes(dataset)
+    constant = answer_with_constant_box(records["adapter_off"], fit_constant_boxes(training, config.seed))
+    random = answer_with_random_box(records["adapter_off"], training, config.seed) if training else []
     adapter, frozen = facts("adapter"), config.adapter.train.adapter_alone
     metrics = config.folder / "metrics.jsonl"
     read = disease_reader(config)
@@ -59,7 +66,8 @@ def write_results(
         versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
         grounding=Grounding(
-            constant_box=summarise(answer_with_constant_box(records["adapter_off"], boxes)),
+            constant_box=summarise(constant),
+            random_box=summarise(random) if random else None,
             mcl=summarise(records["mcl"]) if "mcl" in records else None,
             svr=summarise(records["svr"]) if "svr" in records else None,
             adapter_off=summarise(records["adapter_off"]),

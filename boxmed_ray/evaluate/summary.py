@@ -49,9 +49,10 @@ class GroundingSummary(_Section):
 
 
 class Grounding(_Section):
-    """Grounding after each stage; a stage that did not run is None."""
+    """Grounding of two answers that never see the image, and after each stage; a stage that did not run is None."""
 
     constant_box: GroundingSummary
+    random_box: GroundingSummary | None = None
     mcl: GroundingSummary | None
     svr: GroundingSummary | None
     adapter_off: GroundingSummary | None

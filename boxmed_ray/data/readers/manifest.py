@@ -191,7 +191,8 @@ def manifest_schema(head: Mapping[str, Any], hashes: bool = False) -> Any:
     import pyarrow as pa
 
     finding = [("phrase", pa.string()), ("boxes", pa.list_(pa.list_(pa.float64()))),
-               ("disease", pa.string()), ("region", pa.string())]  # fmt: skip
+               ("disease", pa.string()), ("region", pa.string()),
+               ("readings", pa.list_(pa.list_(pa.list_(pa.float64()))))]  # fmt: skip
     kinds = {"width": pa.int32(), "height": pa.int32(), "findings": pa.list_(pa.struct(finding))}
     names = [*Study.model_fields, *(ImageHashes._fields if hashes else ())]
     fields = [(name, kinds.get(name, pa.string())) for name in names]
