@@ -119,9 +119,7 @@ def _baselines(records: list[GroundingRecord], dataset: Dataset, config: RunConf
     return found
 
 
-def _readers(
-    records: list[GroundingRecord], dataset: Dataset, config: RunConfig
-) -> tuple[list[GroundingRecord], str]:
+def _readers(records: list[GroundingRecord], dataset: Dataset, config: RunConfig) -> tuple[list[GroundingRecord], str]:
     """Readers of the same images against each other, and which images: those asked about, else of the training split.
 
     ``evaluate.images`` of them at most.

@@ -110,4 +110,3 @@ def paired_bars(
 ) -> dict[str, tuple[float | None, float | None]]:
     """Values of both sides by class."""
     return {name: (first.get(name), second.get(name)) for name in sorted(first.keys() | second.keys())}
-

@@ -79,7 +79,11 @@ class Judge:
         with OpenAI(base_url=config.url, api_key=self._key, timeout=min(_CHECK_S, config.timeout_s)) as client:
             try:
                 served = [model.id for model in client.models.list()]
-            except (ValueError, TypeError, AttributeError) as error:  # no JSON, or another; the client lets both through
+            except (
+                ValueError,
+                TypeError,
+                AttributeError,
+            ) as error:  # no JSON, or another; the client lets both through
                 raise ConfigError(f"judge {config.model!r} at {config.url} {_OTHER_PROTOCOL}") from error
             except APIConnectionError as error:
                 raise ConfigError(

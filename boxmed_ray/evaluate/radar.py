@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-from boxmed_ray.evaluate.report_figures import score_kind
 from boxmed_ray.evaluate.csv_text import csv_text
+from boxmed_ray.evaluate.report_figures import score_kind
 
 RADAR: Final[Mapping[str, str]] = {
     "mean_iou": "mean IoU",

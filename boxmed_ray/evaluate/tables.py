@@ -63,7 +63,18 @@ def show_comparison(
     )
     names = baseline_names(beside)
     words = [name.replace("_", " ") for name in names]
-    for heading in ("figure", first, second, "difference", "interval", *words, "better is", "tested on", "p", "p (Holm)"):
+    for heading in (
+        "figure",
+        first,
+        second,
+        "difference",
+        "interval",
+        *words,
+        "better is",
+        "tested on",
+        "p",
+        "p (Holm)",
+    ):
         table.add_column(heading, justify="left" if heading in ("figure", "better is", "tested on") else "right")
     for each in found:
         table.add_row(

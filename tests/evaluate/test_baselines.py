@@ -72,7 +72,7 @@ def test_readers_are_held_against_each_other_both_ways() -> None:
     )
     study = Study(id="s", patient_id="p", image=Path("x.png"), width=100, height=100, findings=findings, source="x")
     found = readers_against_each_other([study])
-    assert [(record.iou, record.label) for record in found] == [(iou, "Lung Lesion") for iou in (0.5, 0, 0.5, 0)]
+    assert [(record.iou, record.label) for record in found] == [(iou, "Mass") for iou in (0.5, 0, 0.5, 0)]
     assert baseline_values({"readers": found})["readers"]["mean_iou"] == 0.25
 
 
