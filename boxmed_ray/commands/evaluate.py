@@ -64,7 +64,7 @@ def evaluate(
     out = out or Path("evaluations", subject.name)
     if (out / _DONE).exists():
         raise ConfigError(f"--out {out}: holds an evaluation; give another folder")
-    lora = _adapter(subject.adapter, for_all=adapter_for == "all")
+    lora = _adapter(subject.adapter, subject.model, for_all=adapter_for == "all")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # scorers list the weights that they leave out
     from boxmed_ray.data.load import load_studies
     from boxmed_ray.evaluate.judge_scores import check_judges
@@ -152,13 +152,16 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None
         print(f"written to {out}")
 
 
-def _adapter(folder: Path | None, *, for_all: bool) -> Adapter | None:
+def _adapter(folder: Path | None, model: Path, *, for_all: bool) -> Adapter | None:
+    from boxmed_ray.model.adapter_fit import check_adapter
     from boxmed_ray.stages.held_out import Adapter
 
     if folder is None:
         return None
     folder = folder.expanduser().resolve()
     try:
-        return Adapter(folder, int(json.loads((folder / "adapter_config.json").read_text())["r"]), for_all)
+        rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--adapter {folder}: no adapter_config.json with a rank r; give a PEFT folder") from error
+    check_adapter(folder, model)
+    return Adapter(folder, rank, for_all)

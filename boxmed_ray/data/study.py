@@ -51,11 +51,6 @@ class Finding(BaseModel):
         exclude_if=lambda readings: not readings,  # most data sets have none, and their digests stay as they were
     )
 
-    @field_validator("readings", mode="before")
-    @classmethod
-    def _none_is_no_reading(cls, value: object) -> object:
-        return () if value is None else value  # what a Parquet file has for a key that was left out
-
     @field_validator("disease")
     @classmethod
     def _known_disease(cls, value: str | None) -> str | None:

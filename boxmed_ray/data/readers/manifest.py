@@ -159,6 +159,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | SkippedStu
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
+                    for finding in row.get("findings") or ():
+                        if finding.get("readings") is None:  # as the format has a key that was left out
+                            finding.pop("readings", None)
                     yield f"{path}: row {number}", row
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: damaged after row {number} ({error}); write it again") from error
