@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,8 +23,10 @@ from boxmed_ray.evaluate.grounding_figures import label_ious
 from boxmed_ray.evaluate.label_figures import category_f1
 from boxmed_ray.evaluate.radar import radar_axes, radar_csv, radar_svg
 from boxmed_ray.evaluate.study_cases import picture, study_cases, worst_studies
-from boxmed_ray.evaluate.tables import Beside, baseline_names, comparison_csv
+from boxmed_ray.evaluate.tables import Beside, bare_p, baseline_names, comparison_csv
 from rewards.text.labels import label
+
+_KINDS: Final = {"grounding": "Grounding", "concepts": "Reasoning", "reports": "Reports"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ def write_comparison_page(path: Path, found: Sequence[Difference], first: Side, 
         loader=PackageLoader("boxmed_ray.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["p"] = bare_p
     names = first.name, second.name
     bars = class_bars(first.samples, second.samples)
     axes = radar_axes([{each.name: each.first for each in found}, {each.name: each.second for each in found}])
@@ -67,7 +70,7 @@ def write_comparison_page(path: Path, found: Sequence[Difference], first: Side, 
     page = environment.get_template("comparison.html").render(
         names=names,
         css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
-        found=found,
+        kinds={title: own for kind, title in _KINDS.items() if (own := [each for each in found if each.kind == kind])},
         beside=beside,
         baselines=baseline_names(beside),
         bars=bars,

@@ -86,8 +86,8 @@ def show_comparison(
             *("" if value is None else _number(value) for value in _beside(each, beside, names)),
             each.better,
             each.test or "no value per sample",
-            "" if each.p is None else _bare(each.p),
-            "" if each.p_holm is None else _bare(each.p_holm),
+            "" if each.p is None else bare_p(each.p),
+            "" if each.p_holm is None else bare_p(each.p_holm),
         )
     console.print(table)
     _show_missing(console, missing)
@@ -140,5 +140,6 @@ def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _bare(p: float) -> str:
+def bare_p(p: float) -> str:
+    """A p value without its name; in one piece."""
     return p_words(p).removeprefix("p = ").removeprefix("p ")

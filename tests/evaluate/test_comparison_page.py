@@ -86,7 +86,7 @@ def test_cases_stand_worst_first_beside_reports_and_reasoning_of_both(page: str)
 
 
 def test_grounding_stands_beside_baselines_and_curves_of_both_are_drawn(page: str):
-    assert "<td>0.1250</td><td>0.0625</td>" in page
+    assert "<td>0.125</td><td>0.062</td>" in page
     assert "constant box" in page
     [curve] = re.findall(r'aria-label="(SVR: reward[^"]*)"', page)
     assert curve.count("→") == 2
