@@ -120,7 +120,8 @@ def _label_rows(summary: Summary) -> list[dict[str, Any]]:
     """One row a label: greedy means of the columns, and whether SVR (or MCL) beats the constant box."""
     columns = {key: getattr(summary.grounding, key) for key in ("random_box", "constant_box", "mcl", "svr")}
     rows = []
-    for label, constant in summary.grounding.constant_box.per_label.items():
+    all_labels = summary.grounding.constant_box.per_label if summary.grounding.constant_box else {}
+    for label, constant in all_labels.items():
         row: dict[str, Any] = {"label": label, "n": constant.n}
         row |= {key: part.per_label.get(label) if part else None for key, part in columns.items()}
         best = row["svr"] or row["mcl"]
