@@ -35,8 +35,8 @@ _PATIENCE = {
 }
 """Serve gives its HTTP server 5 s to start and 10 s to answer, and then kills it: too little on a busy laptop."""
 
-_LAST_RESORT_S = 180.0
-"""Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
+_LAST_RESORT_S = 3600.0
+"""Ray Serve's own time-out, of whole answers, a batch's too. Ours come first (Limits): they answer in a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         )
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with ray_session(num_cpus=artifacts.config.resources.threads * max(2, serving.replicas.most)):
+    cpus = artifacts.config.resources.threads * max(2, serving.replicas.most)
+    with ray_session(num_cpus=cpus, log_to_driver=True):
         running = False
         try:
             serve.start(

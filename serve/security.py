@@ -24,6 +24,7 @@ from serve.schemas import MEDIA_PROBLEM, Problem
 log = logging.getLogger("boxmed.serve")
 
 MIB = 1024 * 1024
+RETRY = {"Retry-After": "5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Limits:
     batch_images: int = 200
     """Images of one request to /v1/batches, whose body may be ``batch_body_bytes``."""
     batch_body_bytes: int = 512 * MIB
+    batches: int = 2
+    """Batches at a time; more are told to come back (503). Together they take half of the seats at most."""
+    batch_read_s: float = 600.0
+    """Seconds for the body of a batch to arrive."""
     tokens: int = 2048
     """Of one answer, whatever a request asks for."""
     waiting: int = 32
@@ -108,10 +113,6 @@ class RequestGuard:
         begun, most = time.perf_counter(), self._most(scope["path"])
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
-        declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
-            await self._too_large(request_id, most)(scope, receive, send)
-            return
         received = 0
 
         async def counted_receive() -> Message:
@@ -130,9 +131,19 @@ class RequestGuard:
             started = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
-                self._observed(_route(scope), message["status"], time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun
+                self._observed(_route(scope), message["status"], seconds)
+                log.log(
+                    logging.DEBUG if _route(scope) in _PROBES else logging.INFO,
+                    "answered id=%s route=%s status=%d ms=%.0f key=%s",
+                    *(request_id, _route(scope), message["status"], 1000 * seconds, scope["state"].get("key", "-")),
+                )
             await send(message)
 
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > most:
+            await self._too_large(request_id, most)(scope, receive, watched_send)
+            return
         try:
             await self._app(scope, counted_receive, watched_send)
         except _BodyTooLargeError:  # raised while the body was read, so before any answer began
@@ -154,6 +165,8 @@ class RequestGuard:
         return problem_response(413, detail, request_id, {"Connection": "close"})
 
 
+_PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
+"""Asked every few seconds by machines: no line for each."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
