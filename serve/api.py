@@ -43,6 +43,10 @@ _PAGE_POLICY = (
 )
 _KEY = HTTPBearer(auto_error=False, description="A key that `boxmed keys add NAME` printed.")
 """For the OpenAPI page alone: KeyGuard is who refuses."""
+_ASTRAY = {
+    404: "there is nothing at this address; /docs shows what there is",
+    405: "this address takes another method; Allow says which",
+}
 _NOT_KEPT, _KEPT = b"and not kept", b"and kept here, without its header, for readers' verdicts"
 
 
@@ -121,7 +125,7 @@ def _add_feedback(app: FastAPI, desk: Desk) -> None:
         try:
             name = desk.feedback.append(verdict, desk.service.model(desk.adapter(None)), key)
         except OSError as error:
-            log.error("feedback id=%s not stored: %s", request_id(request), error.strerror)
+            log.error("feedback-not-stored id=%s why=%r", request_id(request), error.strerror)
             raise RequestRefusedError(507, "the verdict was not stored: the disk is full or not writable") from error
         return {"id": name}
 
@@ -168,7 +172,8 @@ def _tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return answer(request, error.status_code, str(error.detail), error.headers)
+        detail = _ASTRAY.get(error.status_code, str(error.detail))
+        return answer(request, error.status_code, detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

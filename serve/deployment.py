@@ -27,10 +27,11 @@ from serve.metrics import RayMetrics, exported
 from serve.questions import Completion, Listener, Question
 from serve.replicas import Replicas
 from serve.schemas import ModelInfo, Sentence
-from serve.security import Limits
+from serve.security import LOG_LINE, Limits
 
-QUIET_LOGS = {"enable_access_log": False}
-"""Serve's access log holds what a client writes into a path or X-Request-ID; the application logs its own lines."""
+QUIET_LOGS = {"enable_access_log": False, "log_level": "WARNING"}
+"""Serve's access log, and what it says of clients that leave, hold what a client writes into a path or X-Request-ID;
+the application logs its own lines."""
 
 _REACHED = 1024
 """Requests that reach a replica at a time, to be answered or refused."""
@@ -113,11 +114,9 @@ class ReportService:
 
 
 def _log_to_stderr() -> None:
-    """Lines of ``name=value`` (logfmt) on the replica's standard error, which Ray hands on."""
+    """Lines on the replica's standard error, which Ray hands on."""
     log, handler = logging.getLogger("boxmed.serve"), logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("time=%(asctime)s level=%(levelname)s event=%(message)s", "%Y-%m-%dT%H:%M:%S%z")
-    )
+    handler.setFormatter(logging.Formatter(LOG_LINE, "%Y-%m-%dT%H:%M:%S%z"))
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
 

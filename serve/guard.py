@@ -38,7 +38,7 @@ class KeyGuard:
         try:
             key = self._key(Headers(scope=scope))
         except ConfigError as error:
-            log.error("keys id=%s cannot be read: %s", request_id, error)
+            log.error("keys-unreadable id=%s why=%r", request_id, str(error))
             detail = "the server cannot read its file of keys, and answers nobody until it can"
             await problem_response(503, detail, request_id, RETRY)(scope, receive, send)
             return

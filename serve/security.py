@@ -13,7 +13,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from traceback import format_tb
+from pathlib import Path
+from traceback import extract_tb
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -25,6 +26,8 @@ log = logging.getLogger("boxmed.serve")
 
 MIB = 1024 * 1024
 RETRY = {"Retry-After": "5"}
+LOG_LINE = "time=%(asctime)s level=%(levelname)s event=%(message)s"
+"""Form of the log: name=value (logfmt), a line for each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,10 @@ class RequestGuard:
             return
         headers = Headers(scope=scope)
         begun, most = time.perf_counter(), self._most(scope["path"])
-        request_id = _request_id(headers.get("x-request-id", ""))
+        given = headers.get("x-request-id", "")
+        request_id = _request_id(given)
+        # Ray Serve names the id that it gave, or that a client gave it, in each answer; twice is not once.
+        named = [] if given == request_id else [(b"x-request-id", request_id.encode())]
         scope.setdefault("state", {})["request_id"] = request_id
         received = 0
 
@@ -130,7 +136,7 @@ class RequestGuard:
             nonlocal started
             started = True
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS, *named]
                 seconds = time.perf_counter() - begun
                 self._observed(_route(scope), message["status"], seconds)
                 log.log(
@@ -151,8 +157,7 @@ class RequestGuard:
         except Exception as error:
             # Where it happened, never the message: libraries put parts of the input into it. Passed on, it would
             # be written to Serve's log as it is.
-            where = "".join(format_tb(error.__traceback__))
-            log.error("failed id=%s with %s at:\n%s", request_id, type(error).__name__, where)
+            log.error("failed id=%s with=%s at=%s", request_id, type(error).__name__, where(error))
             if not started:
                 detail = "the server failed to answer; the fault is not in the request"
                 await problem_response(500, detail, request_id)(scope, receive, watched_send)
@@ -163,6 +168,11 @@ class RequestGuard:
     def _too_large(self, request_id: str, most: int) -> JSONResponse:
         detail = f"the request body exceeds {most / MIB:g} MiB; send less at a time"
         return problem_response(413, detail, request_id, {"Connection": "close"})
+
+
+def where(error: BaseException) -> str:
+    """The frames of an error, in one line, the innermost last."""
+    return "<".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__))
 
 
 _PROBES = ("/livez", "/readyz", "/healthz", "/metrics")

@@ -54,6 +54,6 @@ function operation(path, method, told, all) {
     const all = await (await fetch("/openapi.json")).json();
     main.replaceChildren(...Object.entries(all.paths).flatMap(([path, methods]) =>
       Object.entries(methods).map(([method, told]) => operation(path, method, told, all))));
-    main.firstElementChild.open = true;
+    document.getElementById("post/v1/reports").open = true;
   } catch { main.replaceChildren(element("p", "/openapi.json cannot be read: is the server still there?")); }
 })();

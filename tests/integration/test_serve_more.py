@@ -224,7 +224,9 @@ def test_an_image_goes_through_the_vision_tower_once_for_its_whole_report(server
         with server.client as client:
             text = client.get("/metrics").text
         return {
-            name: sum(float(value) for value in re.findall(rf"^ray_boxmed_engine_{name}(?:{{.*}})? (\S+)$", text, re.M))
+            name: sum(
+                float(value) for value in re.findall(rf"^ray_boxmed_engine_{name}_total(?:{{.*}})? (\S+)$", text, re.M)
+            )
             for name in ("questions", "encoded_images")
         }
 
@@ -244,7 +246,10 @@ def test_what_is_exported_and_logged_names_routes_and_no_word_of_a_client(server
         answered = client.post("/v1/ground", files={"image": png()}, data={"phrase": NODULE})
         text = _settled(lambda: client.get("/metrics").text, lambda now: 'route="/v1/ground"' in now)
     assert name.lower() not in text.lower()
-    assert re.search(r'^ray_boxmed_requests(_total)?\{[^}]*route="none"[^}]*status="4xx"', text, re.M)
+    dashboard = (Path(__file__).parents[2] / "cluster" / "grafana" / "serving.json").read_text()
+    for asked in set(re.findall(r"ray_boxmed_\w+", dashboard)):
+        assert re.search(rf"^{asked}{{", text, re.M), asked
+    assert re.search(r'^ray_boxmed_requests_total\{[^}]*route="none"[^}]*status="4xx"', text, re.M)
     line = f"id={answered.headers['x-request-id']} route=/v1/ground status=200 ms="
     _until(lambda: line in server.log.read_text())
     assert re.search(r"time=\S+ level=INFO event=answered id=", server.log.read_text())
