@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from fastapi import Request
 from PIL import Image
@@ -27,6 +27,7 @@ from serve.security import RETRY, Limits, RequestRefusedError
 
 Read = TypeVar("Read")
 Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Desk:
         self.feedback = None if folder is None else FeedbackFile(folder, settings.feedback_images)
         self._seats = asyncio.Semaphore(limits.waiting)
         self._batches = asyncio.Semaphore(limits.batches)
+        self._decoders = asyncio.Semaphore(limits.decoders)
         self._taken = 0
 
     @contextlib.asynccontextmanager
@@ -180,10 +182,15 @@ class Desk:
             detail = f"no answer within {self.limits.answer_s:g} s; come back later"
             raise RequestRefusedError(503, detail, RETRY) from None
 
+    async def decoded(self, decoder: Callable[Given, Read], *given: Given.args, **named: Given.kwargs) -> Read:
+        """What ``decoder`` makes of an image, away from the event loop; others wait where memory would not hold all."""
+        async with self._decoders:
+            return await asyncio.to_thread(decoder, *given, **named)
+
     async def radiograph(self, data: bytes) -> images.Radiograph:
         """The image of a request, decoded away from the event loop."""
         begun = time.perf_counter()
-        read = await asyncio.to_thread(images.prepare, data, self.service.side, self.limits)
+        read = await self.decoded(images.prepare, data, self.service.side, self.limits)
         self.service.observer.phase("decode", time.perf_counter() - begun)
         return read
 

@@ -143,7 +143,7 @@ def add_preview_route(app: FastAPI, desk: Desk) -> None:
 
         async with desk.seat():
             sent = await desk.arrived(read_image(request, _NoOptions, _PreviewRequest))
-            seen = await asyncio.to_thread(preview, sent.image, desk.limits)
+            seen = await desk.decoded(preview, sent.image, desk.limits)
         headers = {"X-Window-Center": f"{seen.centre:.1f}", "X-Window-Width": f"{seen.width:.1f}"}
         return Response(seen.png, media_type="image/png", headers=headers)
 

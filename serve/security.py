@@ -53,6 +53,8 @@ class Limits:
     """Of one answer, whatever a request asks for."""
     waiting: int = 32
     """Requests accepted at a time; more are told to come back (503). It bounds memory: each may hold a body."""
+    decoders: int = 4
+    """Images decoded at a time: the largest, in 16 bits, takes some 0.7 GB meanwhile."""
     read_s: float = 30.0
     """Seconds for the body to arrive."""
     answer_s: float = 90.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+import serve.images
 from serve.api import build_app
 from serve.security import Limits
 from tests.integration.test_page import Answering
@@ -109,3 +111,26 @@ def test_a_stream_keeps_its_seat_until_it_ends(path: str) -> None:
     first, second = asyncio.run(twice())
     assert sorted(first) == sorted(second) == [200, 200, 503, 503, 503]
     assert service.asked == 4
+
+
+def test_no_more_images_are_decoded_at_a_time_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = most = 0
+    prepare = serve.images.prepare
+
+    def slowly(*given: Any) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.02)
+        now -= 1
+        return prepare(*given)
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(build_app(Answering(), Limits(decoders=2)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            answers = await asyncio.gather(*(client.post("/v1/reports", **multipart(PNG)) for _ in range(8)))
+            return [answer.status_code for answer in answers]
+
+    monkeypatch.setattr(serve.images, "prepare", slowly)
+    assert asyncio.run(ask()) == [200] * 8
+    assert most == 2
