@@ -45,7 +45,8 @@ def is_polyglot(data: bytes) -> bool:
 
 def _png(data: bytes) -> tuple[int, list[bytes]]:
     """Where the last chunk ends, and all chunks but pixels."""
-    position, parts = 8, []
+    parts: list[bytes] = []
+    position = 8
     for _ in range(_MOST_PARTS):
         length, kind = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
         if len(kind) < 4:
@@ -60,7 +61,8 @@ def _png(data: bytes) -> tuple[int, list[bytes]]:
 
 def _jpeg(data: bytes) -> tuple[int, list[bytes]]:
     """Where the end marker ends, and comments and application segments."""
-    position, parts = 2, []
+    parts: list[bytes] = []
+    position = 2
     for _ in range(_MOST_PARTS):
         marker = _MARKER.search(data, position)
         if marker is None:
