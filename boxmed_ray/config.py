@@ -617,6 +617,17 @@ class RunConfig(Part):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _each_train_worker_has_an_example(self) -> RunConfig:
+        workers = self.resources.train_workers
+        for name, stage in {"mcl": self.mcl, "adapter": self.adapter}.items():
+            if name not in self.skip and stage.batch_size < workers:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} leaves some of resources.train_workers {workers} without an "
+                    f"example; set resources.train_workers={stage.batch_size}, or a larger batch"
+                )
+        return self
+
     @property
     def folder(self) -> Path:
         """The run folder; where ``runs_dir`` is a URI, the local folder that the run is worked on in."""
