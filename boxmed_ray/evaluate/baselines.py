@@ -108,10 +108,10 @@ def readers_against_each_other(studies: Iterable[Study]) -> list[GroundingRecord
             label=label_of(finding),
             width=study.width,
             height=study.height,
-            target=tuple(tuple(box) for box in truth),
-            greedy=tuple(tuple(box) for box in other),
+            target=truth,
+            greedy=other,
             well_formed=True,
-            sampled=(tuple(tuple(box) for box in other),),
+            sampled=(other,),
             sampled_well_formed=(True,),
         )
         for study in studies
