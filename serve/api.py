@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -19,9 +21,9 @@ from starlette.responses import JSONResponse, Response
 
 from boxmed_ray import __version__
 from serve import chat
-from serve.desk import RETRY, Desk, Service, Settings, request_id
+from serve.desk import Desk, Service, Settings, request_id
 from serve.feedback import Feedback
-from serve.guard import KeyGuard
+from serve.guard import HostGuard, KeyGuard
 from serve.keys import KeyFile
 from serve.openapi import problem_schema
 from serve.questions import EngineDeadError
@@ -29,12 +31,23 @@ from serve.reading import ACCEPTED, content_kind, knows, read_json
 from serve.routes_chat import add_chat_routes
 from serve.routes_reports import add_preview_route, add_report_routes
 from serve.schemas import NOTICE, GroundRequest, Health, ReportRequest
-from serve.security import Limits, RequestGuard, RequestRefusedError, problem_of
+from serve.security import RETRY, Limits, RequestGuard, RequestRefusedError, problem_of
 
 log = logging.getLogger("boxmed.serve")
 
-_PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "window.js": "text/javascript"}
-_PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+_PAGE = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_PARTS = ("page.css", "page.js", "window.js", "docs.js")
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_KEY = HTTPBearer(auto_error=False, description="A key that `boxmed keys add NAME` printed.")
+"""For the OpenAPI page alone: KeyGuard is who refuses."""
+_ASTRAY = {
+    404: "there is nothing at this address; /docs shows what there is",
+    405: "this address takes another method; Allow says which",
+}
+_NOT_KEPT, _KEPT = b"and not kept", b"and kept here, without its header, for readers' verdicts"
 
 
 def build_app(service: Service, limits: Limits, settings: Settings | None = None) -> FastAPI:
@@ -46,13 +59,21 @@ def build_app(service: Service, limits: Limits, settings: Settings | None = None
         description=f"Chest X-ray reports in which every sentence says where it looks.\n\n{NOTICE}",
         redirect_slashes=False,
         redoc_url=None,
+        docs_url=None,  # FastAPI's page is fetched from elsewhere, which hospitals' networks do not reach
+        dependencies=[] if settings.keys is None else [Security(_KEY)],
     )
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
     if settings.keys is not None:
         app.add_middleware(KeyGuard, keys=KeyFile(settings.keys))
+    elif settings.loopback:
+        app.add_middleware(HostGuard)
+    if settings.origins:  # around the guard: a page must be able to read that its key is not known
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     app.add_middleware(RequestGuard, limits=limits, observed=service.observer.request)
     knows([ReportRequest, GroundRequest, chat.ChatRequest, Feedback])
     desk = Desk(service, limits, settings)
@@ -62,7 +83,7 @@ def build_app(service: Service, limits: Limits, settings: Settings | None = None
     add_chat_routes(app, desk)
     _add_feedback(app, desk)
     add_preview_route(app, desk)
-    _add_page(app)
+    _add_page(app, kept=settings.feedback_images)
     return app
 
 
@@ -104,25 +125,32 @@ def _add_feedback(app: FastAPI, desk: Desk) -> None:
         try:
             name = desk.feedback.append(verdict, desk.service.model(desk.adapter(None)), key)
         except OSError as error:
-            log.error("feedback id=%s not stored: %s", request_id(request), error.strerror)
+            log.error("feedback-not-stored id=%s why=%r", request_id(request), error.strerror)
             raise RequestRefusedError(507, "the verdict was not stored: the disk is full or not writable") from error
         return {"id": name}
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page(app: FastAPI, kept: bool) -> None:
     folder = files("serve") / "page"
 
     def read(name: str) -> Response:
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Frame-Options": "DENY"}
-        return Response((folder / name).read_bytes(), media_type=_PAGE[name], headers=headers)
+        content = (folder / name).read_bytes()
+        if kept:
+            content = content.replace(_NOT_KEPT, _KEPT)
+        return Response(content, media_type=_PAGE[Path(name).suffix], headers=headers)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return read("page.html")
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return read("docs.html")
+
     @app.get("/page/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
-        if name not in _PAGE:
+        if name not in _PARTS:
             raise HTTPException(404)
         return read(name)
 
@@ -132,7 +160,6 @@ def _tell_problems(app: FastAPI) -> None:
 
     def answer(request: Request, status: int, detail: str, headers: Any = None) -> JSONResponse:
         name = getattr(request.state, "request_id", None)
-        log.info("refused id=%s status=%d", name, status)
         problem = problem_of(status, detail, name)
         body = problem.model_dump(exclude_none=True)
         if request.url.path.startswith(("/v1/chat", "/v1/models")):
@@ -145,7 +172,8 @@ def _tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return answer(request, error.status_code, str(error.detail), error.headers)
+        detail = _ASTRAY.get(error.status_code, str(error.detail))
+        return answer(request, error.status_code, detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

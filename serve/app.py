@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from boxmed_ray.config import ConfigError
 from boxmed_ray.ray_local import inside_cluster, ray_session
 from serve.artifacts import Artifacts, load_artifacts
 from serve.desk import Settings
 from serve.replicas import Replicas
-from serve.security import Limits, is_loopback
+from serve.security import LOG_LINE, Limits, is_loopback
 
 _APPLICATION = "boxmed"
 
@@ -35,8 +36,8 @@ _PATIENCE = {
 }
 """Serve gives its HTTP server 5 s to start and 10 s to answer, and then kills it: too little on a busy laptop."""
 
-_LAST_RESORT_S = 180.0
-"""Ray Serve's own time-out. Ours come first (Limits), because they answer in the form of the API."""
+_LAST_RESORT_S = 3600.0
+"""Ray Serve's own time-out, of whole answers, a batch's too. Ours come first (Limits): they answer in a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         )
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with ray_session(num_cpus=artifacts.config.resources.threads * max(2, serving.replicas.most)):
+    cpus = artifacts.config.resources.threads * max(2, serving.replicas.most)
+    with ray_session(num_cpus=cpus, log_to_driver=True):
+        _show_our_lines()
         running = False
         try:
             serve.start(
@@ -120,6 +123,19 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
             # Requests in flight finish first. A private Ray that has served nothing just ends with the session.
             if running or inside_cluster():
                 serve.delete(_APPLICATION)
+
+
+def _show_our_lines() -> None:
+    """Hand on the lines that replicas log, and nothing that Ray and vLLM say: that is in Ray's own logs."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+    def show(batch: dict[str, Any]) -> None:
+        for line in batch["lines"]:
+            if line.startswith(LOG_LINE.partition("%")[0]):
+                print(line, file=sys.stderr, flush=True)
+
+    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    global_worker_stdstream_dispatcher.add_handler("boxmed", show)
 
 
 def _again(served: Artifacts, serving: Serving, deploy: Callable[[Artifacts], None]) -> Artifacts:

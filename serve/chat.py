@@ -132,10 +132,12 @@ def read_chat(request: ChatRequest, adapter: str | None, tokens: int, most: int)
 def _content(message: Message, found: list[bytes]) -> str | list[dict[str, str]]:
     if isinstance(message.content, str):
         return without_control(message.content)
-    parts = []
+    parts: list[dict[str, str]] = []
     for part in message.content:
         if isinstance(part, TextPart):
-            parts.append({"type": "text", "text": without_control(part.text)})
+            # Templates put neighbours together as they are: halves of a control token must meet before they are read.
+            before = parts.pop()["text"] if parts and parts[-1]["type"] == "text" else ""
+            parts.append({"type": "text", "text": without_control(before + part.text)})
             continue
         if message.role != "user":
             raise RequestRefusedError(422, "only a user turn may hold an image")

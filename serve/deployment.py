@@ -15,21 +15,26 @@ from typing import Any
 
 from PIL import Image
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from serve.api import build_app
 from serve.artifacts import Adapter, Artifacts
 from serve.desk import Settings
 from serve.engine import ServingEngine
 from serve.grounded import GroundedReport, Reporter, Wanted
-from serve.images import Radiograph, silence_decoders
+from serve.images import Radiograph, tame_decoders
 from serve.metrics import RayMetrics, exported
 from serve.questions import Completion, Listener, Question
 from serve.replicas import Replicas
 from serve.schemas import ModelInfo, Sentence
-from serve.security import Limits
+from serve.security import LOG_LINE, Limits
 
-QUIET_LOGS = {"enable_access_log": False}
-"""Serve's access log holds what a client writes into a path or X-Request-ID; the application logs its own lines."""
+QUIET_LOGS = {"enable_access_log": False, "log_level": "WARNING"}
+"""Serve's access log, and what it says of clients that leave, hold what a client writes into a path or X-Request-ID;
+the application logs its own lines."""
+
+_REACHED = 1024
+"""Requests that reach a replica at a time, to be answered or refused."""
 
 
 @serve.ingress()
@@ -37,8 +42,8 @@ class ReportService:
     """One replica: an engine and the application over it. Built when its engine is loaded, never before."""
 
     def __init__(self, artifacts: Artifacts, limits: Limits, settings: Settings) -> None:
-        silence_decoders()
-        logging.getLogger("boxmed.serve").setLevel(logging.INFO)
+        tame_decoders(limits)
+        _log_to_stderr()
         self._artifacts, self._limits, self._settings = artifacts, limits, settings
         self.side = artifacts.config.data.image_size
         self.answer_tokens = artifacts.config.evaluate.report_tokens
@@ -55,6 +60,7 @@ class ReportService:
         async def metrics() -> Any:
             from starlette.responses import PlainTextResponse
 
+            self.observer.engine(self._engine.counters)
             return PlainTextResponse(await exported())
 
         return app
@@ -107,6 +113,14 @@ class ReportService:
         return (await self._engine.ask(image, [question], listener))[0]
 
 
+def _log_to_stderr() -> None:
+    """Lines on the replica's standard error, which Ray hands on."""
+    log, handler = logging.getLogger("boxmed.serve"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG_LINE, "%Y-%m-%dT%H:%M:%S%z"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
 def application(artifacts: Artifacts, limits: Limits, settings: Settings, replicas: Replicas) -> Any:
     """The application for ``serve.run``.
 
@@ -126,9 +140,11 @@ def application(artifacts: Artifacts, limits: Limits, settings: Settings, replic
         }
     deployment = serve.deployment(ReportService).options(
         name="reports",
-        # Above our own limit: then the excess gets our answer (503 with Retry-After), not a place in a queue.
-        max_ongoing_requests=limits.waiting + 16,
-        max_queued_requests=limits.waiting,
+        # Far above our own limit: then the excess gets our answer (503 with Retry-After), not a place in a queue of
+        # Serve's, whose refusals have no form, and behind which a question after health would wait too.
+        max_ongoing_requests=_REACHED,
+        max_queued_requests=_REACHED,
+        backpressure_config=BackpressureConfig(retry_after_s=5),
         max_constructor_retry_count=1,  # an engine that does not load will not load the second time
         health_check_period_s=5,
         health_check_timeout_s=60,  # a busy machine is not a dead engine

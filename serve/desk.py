@@ -11,22 +11,23 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from fastapi import Request
 from PIL import Image
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve import images
 from serve.feedback import FeedbackFile
 from serve.grounded import GroundedReport, Wanted
 from serve.questions import Completion, Listener, Question
 from serve.schemas import ModelInfo, Sentence
-from serve.security import Limits, RequestRefusedError
+from serve.security import RETRY, Limits, RequestRefusedError
 
 Read = TypeVar("Read")
 Answer = TypeVar("Answer")
-
-RETRY = {"Retry-After": "5"}
+Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,14 @@ class Settings:
         feedback: folder of readers' verdicts; None: none are taken.
         feedback_images: keep the pixels that the model saw, so that verdicts can become studies.
         origins: web origins whose pages may ask; none by default.
+        loopback: it listens on this machine alone, and answers, without keys, to no other name.
     """
 
     keys: Path | None = None
     feedback: Path | None = None
     feedback_images: bool = False
     origins: tuple[str, ...] = ()
+    loopback: bool = False
 
 
 class Observer:
@@ -113,6 +116,8 @@ class Desk:
         folder = settings.feedback
         self.feedback = None if folder is None else FeedbackFile(folder, settings.feedback_images)
         self._seats = asyncio.Semaphore(limits.waiting)
+        self._batches = asyncio.Semaphore(limits.batches)
+        self._decoders = asyncio.Semaphore(limits.decoders)
         self._taken = 0
 
     @contextlib.asynccontextmanager
@@ -128,8 +133,20 @@ class Desk:
             yield
 
     @contextlib.asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """One of the batches that may be under way; their bodies are large.
+
+        Raises:
+            RequestRefusedError: 503, there are as many as may be.
+        """
+        if self._batches.locked():
+            raise RequestRefusedError(503, "other batches are under way; come back later", RETRY)
+        async with self._batches:
+            yield
+
+    @contextlib.asynccontextmanager
     async def patient_seat(self) -> AsyncIterator[None]:
-        """The same for a request whose answer has begun: it waits for one."""
+        """The same for an image of a batch, whose answer has begun: it waits for one."""
         async with self._seats:
             self._taken += 1
             self.service.observer.waiting(self._taken)
@@ -139,18 +156,18 @@ class Desk:
                 self._taken -= 1
                 self.service.observer.waiting(self._taken)
 
-    async def arrived(self, reading: Awaitable[Read]) -> Read:
-        """What ``reading`` a body gives.
+    async def arrived(self, reading: Awaitable[Read], seconds: float | None = None) -> Read:
+        """What ``reading`` a body gives, within ``seconds`` (None: those of one image).
 
         Raises:
             RequestRefusedError: 408, it does not come.
         """
+        seconds = seconds or self.limits.read_s
         try:
-            async with asyncio.timeout(self.limits.read_s):
+            async with asyncio.timeout(seconds):
                 return await reading
         except TimeoutError:
-            detail = f"the request body did not arrive within {self.limits.read_s:g} s"
-            raise RequestRefusedError(408, detail) from None
+            raise RequestRefusedError(408, f"the request body did not arrive within {seconds:g} s") from None
 
     async def answered(self, answering: Awaitable[Answer]) -> Answer:
         """What ``answering`` gives.
@@ -165,10 +182,15 @@ class Desk:
             detail = f"no answer within {self.limits.answer_s:g} s; come back later"
             raise RequestRefusedError(503, detail, RETRY) from None
 
+    async def decoded(self, decoder: Callable[Given, Read], *given: Given.args, **named: Given.kwargs) -> Read:
+        """What ``decoder`` makes of an image, away from the event loop; others wait where memory would not hold all."""
+        async with self._decoders:
+            return await asyncio.to_thread(decoder, *given, **named)
+
     async def radiograph(self, data: bytes) -> images.Radiograph:
         """The image of a request, decoded away from the event loop."""
         begun = time.perf_counter()
-        read = await asyncio.to_thread(images.prepare, data, self.service.side, self.limits)
+        read = await self.decoded(images.prepare, data, self.service.side, self.limits)
         self.service.observer.phase("decode", time.perf_counter() - begun)
         return read
 
@@ -184,6 +206,19 @@ class Desk:
         if name not in names:
             raise RequestRefusedError(404, f"no adapter of that name is served; there are: {', '.join(names)}")
         return name
+
+
+class HeldStream(StreamingResponse):
+    """A streamed answer that keeps what its request holds, a seat for one, until it has ended or its client is gone."""
+
+    def __init__(self, content: AsyncIterator[str], held: contextlib.AsyncExitStack, media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it (ASGI)."""
+        async with self._held:
+            await super().__call__(scope, receive, send)
 
 
 async def pieces(

@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from traceback import format_tb
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -31,6 +30,7 @@ from boxmed_ray.data.prompts import Task
 from serve.artifacts import Adapter, Artifacts
 from serve.engine_start import Counters, build, count_encoded_images
 from serve.questions import Completion, EngineDeadError, Listener, Question
+from serve.security import where
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -145,7 +145,7 @@ class ServingEngine:
         except BaseException as error:
             # Its kind alone: the message may quote a request. The health check hands it to Serve.
             self._failure = type(error).__name__
-            log.critical("the engine failed with %s at:\n%s", self._failure, "".join(format_tb(error.__traceback__)))
+            log.critical("engine-failed with=%s at=%s", self._failure, where(error))
             if not loaded.done():
                 loaded.set_exception(error)
         finally:

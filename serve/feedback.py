@@ -21,7 +21,7 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.schemas import BoxPixels, ModelInfo
+from serve.schemas import MODEL_EXAMPLE, BoxPixels, ModelInfo
 
 
 class Feedback(BaseModel):
@@ -40,6 +40,8 @@ class Feedback(BaseModel):
                     "boxes": [[112.0, 310.5, 290.2, 455.0]],
                     "width": 1024,
                     "height": 1024,
+                    "image": "5f3a09c2d17be684",
+                    "model": MODEL_EXAMPLE,
                 }
             ]
         },
@@ -55,7 +57,14 @@ class Feedback(BaseModel):
     )
     width: int | None = Field(None, gt=0, le=65_535, description="Pixels of the sent image; needed with boxes.")
     height: int | None = Field(None, gt=0, le=65_535)
-    image: str | None = Field(None, description="Digest of the image, as the report gave it; joins it to kept pixels.")
+    image: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{16}$",
+        description="Digest of the image, as the report gave it; joins it to kept pixels.",
+    )
+    model: ModelInfo | None = Field(
+        None, description="As the report gave it. Default: what is served now, which may have changed since the report."
+    )
 
     @model_validator(mode="after")
     def _boxes_lie_inside(self) -> Feedback:
@@ -74,8 +83,13 @@ class FeedbackFile:
         self._folder, self.images = folder, images
         folder.mkdir(parents=True, exist_ok=True)
 
-    def append(self, feedback: Feedback, model: ModelInfo, key: str | None) -> str:
+    def append(self, feedback: Feedback, served: ModelInfo, key: str | None) -> str:
         """Write one verdict; returns its id. Whole lines only, on the disk before it returns.
+
+        Args:
+            feedback: what the reader says.
+            served: versions that are kept where the verdict names none.
+            key: id of the reader's API key.
 
         Raises:
             OSError: the disk is full, or may not be written.
@@ -83,7 +97,7 @@ class FeedbackFile:
         line: dict[str, Any] = {
             "time": round(time.time(), 3),
             **feedback.model_dump(mode="json"),
-            "model": model.model_dump(mode="json"),
+            "model": (feedback.model or served).model_dump(mode="json"),
             "key": key,
         }
         line["id"] = hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()[:16]

@@ -35,22 +35,26 @@ def diagnostic_report(report: Report) -> dict[str, Any]:
     observations = [
         _observation(sentence, f"sentence-{number}", now) for number, sentence in enumerate(report.sentences)
     ]
-    return {
+    resource = {
         "resourceType": "DiagnosticReport",
         "id": report.id,
-        "contained": [device, *observations],
+        # FHIR has neither empty lists nor contained resources that nothing refers to.
+        "contained": [device, *observations] if observations else None,
         "identifier": [{"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{report.id}"}],
         "status": "preliminary",
         "category": [{"coding": [{"system": _DIAGNOSTIC_SERVICE, "code": "RAD", "display": "Radiology"}]}],
         "code": {"coding": [{"system": _LOINC, "code": "30745-4", "display": "XR Chest Views"}]},
         "issued": now.replace("+00:00", "Z"),
         "performer": [{"display": f"{report.model.name}: {report.notice}"}],
-        "result": [{"reference": f"#{one['id']}"} for one in observations],
+        "result": [{"reference": f"#{one['id']}"} for one in observations] or None,
         "conclusion": report.report or "(empty)",
         "presentedForm": [
             {"contentType": "text/plain; charset=utf-8", "data": b64encode(report.report.encode()).decode()}
-        ],
+        ]
+        if report.report
+        else None,
     }
+    return {name: value for name, value in resource.items() if value is not None}
 
 
 def _observation(sentence: Sentence, name: str, now: str) -> dict[str, Any]:

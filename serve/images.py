@@ -20,12 +20,18 @@ from PIL import Image
 
 from boxmed_ray.data.images import decode_image, resize_square
 from boxmed_ray.data.study import DataError
+from serve.polyglot import is_polyglot
 from serve.security import Limits, RequestRefusedError
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "application/dicom")
 _FORMATS = ("PNG", "JPEG")
 _DICOM_MARK = slice(128, 132)
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_SIZE_ELEMENTS = ("Rows", "Columns", "NumberOfFrames")
+_SCAN = b"\xff\xda"
+_MOST_SCANS = 100
+"""Passes over a JPEG's pixels: encoders make ten. Each costs as much as the whole image, however few bytes it has."""
+_GROWS = "deflated and RLE DICOM is not read, for it may grow without bound; export it uncompressed or as PNG"
 _UNREADABLE = "the image cannot be read; send a whole PNG, JPEG or DICOM file"
 
 
@@ -45,7 +51,9 @@ def prepare(data: bytes, side: int, limits: Limits) -> Radiograph:
         RequestRefusedError: as ``decode``.
     """
     image = decode(data, limits)
-    return Radiograph(resize_square(image, side), image.width, image.height)
+    seen = resize_square(image, side)
+    seen.info.clear()  # Pillow carries along what a header says, and writes some of it into files
+    return Radiograph(seen, image.width, image.height)
 
 
 def is_dicom(data: bytes) -> bool:
@@ -86,9 +94,20 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
         raise _too_many_pixels(limits)
     if frames > 1:
         raise RequestRefusedError(422, "the image has several frames; send a single-frame radiograph")
+    _one_thing_only(data)
     try:
         return decode_image(data, Path("image"))
     except DataError:
+        raise RequestRefusedError(422, "the image is truncated or damaged; send the whole file") from None
+
+
+def _one_thing_only(data: bytes) -> None:
+    try:
+        if is_polyglot(data):
+            raise RequestRefusedError(
+                422, "the file holds something beside its image (a document, an archive, a page); export the image anew"
+            )
+    except ValueError:
         raise RequestRefusedError(422, "the image is truncated or damaged; send the whole file") from None
 
 
@@ -98,6 +117,8 @@ def _image_header(data: bytes, limits: Limits) -> tuple[int, int, int]:
             # Our own, lower limit is checked before decoding; Pillow's warning would only reach the log.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.format != "PNG":
+                    _check_scans(data)
                 return image.width, image.height, getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:
         raise _too_many_pixels(limits) from None
@@ -109,13 +130,23 @@ def _dicom_header(data: bytes) -> tuple[int, int, int]:
     import pydicom
 
     if _DEFLATED in data:
-        # pydicom inflates such a file in one go, with no bound on what comes out.
-        raise RequestRefusedError(422, "deflated DICOM is not read; export it uncompressed or as PNG")
+        raise RequestRefusedError(422, _GROWS)
     try:
-        header: Any = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        return int(header.Columns), int(header.Rows), int(header.get("NumberOfFrames", 1) or 1)
+        header: Any = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_SIZE_ELEMENTS))
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        if syntax and syntax.is_encapsulated:
+            _check_scans(data)
+        size = int(header.Columns), int(header.Rows), int(header.get("NumberOfFrames", 1) or 1)
     except Exception:  # a hostile file makes pydicom raise nearly anything
         raise RequestRefusedError(422, _UNREADABLE) from None
+    if syntax == pydicom.uid.RLELossless:
+        raise RequestRefusedError(422, _GROWS)
+    return size
+
+
+def _check_scans(data: bytes) -> None:
+    if data.count(_SCAN) > _MOST_SCANS:  # within the pixels of a JPEG these two bytes mean nothing else
+        raise ValueError("a JPEG that takes hours to decode")
 
 
 def _too_many_pixels(limits: Limits) -> RequestRefusedError:
@@ -126,7 +157,11 @@ def _too_many_pixels(limits: Limits) -> RequestRefusedError:
     )
 
 
-def silence_decoders() -> None:
-    """Keep pydicom from logging values of elements it finds odd: they may identify a patient."""
+def tame_decoders(limits: Limits) -> None:
+    """Keep pydicom from logging values of elements it finds odd, for they may identify a patient, and Pillow from
+    images larger than the limit where DICOM hides them behind a smaller size.
+    """
+    Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow refuses twice as many
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydicom")

@@ -128,9 +128,10 @@ class KeyFile:
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_ino)
-        except FileNotFoundError:
+        except OSError:  # reading it says what is wrong
             stamp = (0, 0)
         if stamp != self._stamp:
+            self._stamp = None  # a file that cannot be read is tried anew by each request, and none is let in meanwhile
             self._keys = {key.digest: key for key in self.held()}
             self._stamp = stamp
 

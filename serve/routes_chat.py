@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request
 from PIL import Image
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse
 
 from serve import chat
 from serve.artifacts import BACKBONE
-from serve.desk import Desk, pieces, request_id
+from serve.desk import Desk, HeldStream, pieces, request_id
 from serve.openapi import problem_schema
 from serve.questions import Completion, EngineDeadError, Question
 from serve.reading import content_kind, read_json
@@ -36,6 +37,12 @@ def add_chat_routes(app: FastAPI, desk: Desk) -> None:
         """The adapters by name, the run's first; backbone is the model without one."""
         return chat.models([*desk.service.adapters, BACKBONE], _STARTED)
 
+    @app.get("/v1/models/{name:path}", responses={code: REFUSALS[code] for code in (401, 404)}, tags=["chat"])
+    async def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        found = BACKBONE if name == BACKBONE else desk.adapter(name)
+        return dict(chat.models([found], _STARTED)["data"][0])
+
     @app.post(
         "/v1/chat/completions",
         responses=REFUSALS,
@@ -49,7 +56,8 @@ def add_chat_routes(app: FastAPI, desk: Desk) -> None:
     )
     async def completions(request: Request) -> Any:
         """A conversation about one radiograph, or none, as OpenAI's API has it."""
-        async with desk.seat():
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(desk.seat())
             if content_kind(request) != "application/json":
                 raise RequestRefusedError(415, f"a chat is application/json; {_REMEDY}")
             asked = read_json(await desk.arrived(request.body()), chat.ChatRequest, _REMEDY)
@@ -60,7 +68,7 @@ def add_chat_routes(app: FastAPI, desk: Desk) -> None:
             if asked.stream:
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
                 answer = _streamed(desk, name, asked.model, seen, question, usage)
-                return StreamingResponse(answer, media_type="text/event-stream")
+                return HeldStream(answer, held.pop_all(), "text/event-stream")
             completion = await desk.answered(desk.service.ask(seen, question))
             _fits(completion)
             return JSONResponse(chat.whole(name, asked.model, completion))
@@ -75,19 +83,18 @@ async def _streamed(
     desk: Desk, name: str, model: str, seen: Image.Image | None, question: Question, usage: bool
 ) -> AsyncIterator[str]:
     first = True
-    async with desk.patient_seat():
-        try:
-            async with asyncio.timeout(desk.limits.answer_s):
-                async for piece in pieces(lambda told: desk.service.ask(seen, question, lambda _, text: told(text))):
-                    if isinstance(piece, str):
-                        yield chat.chunk(name, model, piece, first)
-                        first = False
-                        continue
-                    _fits(piece[0])
-                    for event in chat.ending(name, model, piece[0], usage):
-                        yield event
-        except RequestRefusedError as error:
-            yield chat.failure(problem_of(error.status, error.detail, name))
-        except (TimeoutError, EngineDeadError) as error:
-            detail = "the engine has stopped" if isinstance(error, EngineDeadError) else "it took too long"
-            yield chat.failure(problem_of(503, f"{detail}; come back later", name))
+    try:
+        async with asyncio.timeout(desk.limits.answer_s):
+            async for piece in pieces(lambda told: desk.service.ask(seen, question, lambda _, text: told(text))):
+                if isinstance(piece, str):
+                    yield chat.chunk(name, model, piece, first)
+                    first = False
+                    continue
+                _fits(piece[0])
+                for event in chat.ending(name, model, piece[0], usage):
+                    yield event
+    except RequestRefusedError as error:
+        yield chat.failure(problem_of(error.status, error.detail, name))
+    except (TimeoutError, EngineDeadError) as error:
+        detail = "the engine has stopped" if isinstance(error, EngineDeadError) else "it took too long"
+        yield chat.failure(problem_of(503, f"{detail}; come back later", name))

@@ -9,15 +9,17 @@ import asyncio
 import json
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from serve import fhir, images
-from serve.desk import Desk, pieces, request_id
+from serve.desk import Desk, HeldStream, pieces, request_id
 from serve.feedback import pixels_digest
 from serve.grounded import Wanted
 from serve.openapi import body_schema, problem_schema
@@ -41,6 +43,7 @@ log = logging.getLogger("boxmed.serve")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: problem_schema("No key, or one that is not known."),
     404: problem_schema("No adapter of that name."),
+    408: problem_schema("The body did not arrive in time."),
     413: problem_schema("Too large a body, or too many pixels."),
     415: problem_schema("Neither multipart nor JSON, or not a kind of image that is read."),
     422: problem_schema("No image, an unreadable one, or an option that is not one."),
@@ -62,7 +65,8 @@ def add_report_routes(app: FastAPI, desk: Desk) -> None:
     )
     async def reports(request: Request) -> Any:
         """Write a report about one radiograph; every sentence with its boxes and reasoning."""
-        async with desk.seat():
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(desk.seat())
             begun = time.perf_counter()
             sent = await desk.arrived(read_image(request, ReportOptions, ReportRequest))
             options: ReportOptions = sent.options
@@ -71,7 +75,7 @@ def add_report_routes(app: FastAPI, desk: Desk) -> None:
             job = _Job(desk, request_id(request), options, begun)
             radiograph = await desk.radiograph(sent.image)
             if options.stream:
-                return StreamingResponse(_streamed(job, radiograph), media_type="text/event-stream")
+                return HeldStream(_streamed(job, radiograph), held.pop_all(), "text/event-stream")
             report = await desk.answered(job.write(radiograph))
             return await _in_form(report, options, sent.image)
 
@@ -117,13 +121,17 @@ def add_report_routes(app: FastAPI, desk: Desk) -> None:
         },
         tags=["reports"],
     )
-    async def batches(request: Request) -> StreamingResponse:
+    async def batches(request: Request) -> HeldStream:
         """Write a report about each of many radiographs: a line of JSON for each, as it is ready."""
-        sent, options = await read_images(request, ReportOptions, desk.limits.batch_images)
-        if options.stream or options.format != "json":
-            raise RequestRefusedError(422, "batches are answered line by line in JSON; leave stream and format out")
-        desk.adapter(options.adapter)
-        return StreamingResponse(_batch(desk, request_id(request), sent, options), media_type="application/x-ndjson")
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(desk.batch())
+            reading = read_images(request, ReportOptions, desk.limits.batch_images)
+            sent, options = await desk.arrived(reading, desk.limits.batch_read_s)
+            if options.stream or options.format != "json":
+                raise RequestRefusedError(422, "batches are answered line by line in JSON; leave stream and format out")
+            desk.adapter(options.adapter)
+            lines = _batch(desk, request_id(request), sent, options)
+            return HeldStream(lines, held.pop_all(), "application/x-ndjson")
 
 
 def add_preview_route(app: FastAPI, desk: Desk) -> None:
@@ -135,7 +143,7 @@ def add_preview_route(app: FastAPI, desk: Desk) -> None:
 
         async with desk.seat():
             sent = await desk.arrived(read_image(request, _NoOptions, _PreviewRequest))
-            seen = await asyncio.to_thread(preview, sent.image, desk.limits)
+            seen = await desk.decoded(preview, sent.image, desk.limits)
         headers = {"X-Window-Center": f"{seen.centre:.1f}", "X-Window-Width": f"{seen.width:.1f}"}
         return Response(seen.png, media_type="image/png", headers=headers)
 
@@ -152,7 +160,8 @@ class _Job:
     """One report: what is wanted, and how it is told."""
 
     def __init__(self, desk: Desk, name: str, options: ReportOptions, begun: float) -> None:
-        self._desk, self._id, self._options, self._begun = desk, name, options, begun
+        self._desk, self.id, self._options, self._begun = desk, name, options, begun
+        self.limits = desk.limits
         self.adapter = desk.adapter(options.adapter)
         self._wanted = Wanted(
             self.adapter,
@@ -171,12 +180,12 @@ class _Job:
         info = _image_info(radiograph)
         if desk.feedback is not None and desk.feedback.images:
             await asyncio.to_thread(desk.feedback.keep, radiograph.seen, info.digest)
-        log.info("report id=%s sentences=%d total_ms=%.0f", self._id, len(written.sentences), 1000 * total_s)
+        log.info("report id=%s sentences=%d total_ms=%.0f", self.id, len(written.sentences), 1000 * total_s)
         sentences = written.sentences
         if not self._options.reasoning:
             sentences = [sentence.model_copy(update={"reasoning": None}) for sentence in sentences]
         return Report(
-            id=self._id,
+            id=self.id,
             report=written.report,
             truncated=written.truncated,
             sentences=sentences,
@@ -203,25 +212,25 @@ async def _in_form(report: Report, options: ReportOptions, data: bytes) -> Repor
 
 async def _streamed(job: _Job, radiograph: images.Radiograph) -> AsyncIterator[str]:
     """Server-sent events: ``text`` for each piece, ``report`` with the whole, ``problem`` instead of it."""
-    desk = job._desk
-    async with desk.patient_seat():
-        try:
-            async with asyncio.timeout(desk.limits.answer_s):
-                async for piece in pieces(lambda told: job.write(radiograph, told)):
-                    if isinstance(piece, str):
-                        yield _event("text", json.dumps(piece))
-                    else:
-                        yield _event("report", piece[0].model_dump_json())
-        except (TimeoutError, EngineDeadError) as error:
-            detail = "the engine has stopped" if isinstance(error, EngineDeadError) else "it took too long"
-            yield _event("problem", problem_of(503, f"{detail}; come back later", job._id).model_dump_json())
+    try:
+        async with asyncio.timeout(job.limits.answer_s):
+            async for piece in pieces(lambda told: job.write(radiograph, told)):
+                if isinstance(piece, str):
+                    yield _event("text", json.dumps(piece))
+                else:
+                    yield _event("report", piece[0].model_dump_json())
+    except (TimeoutError, EngineDeadError) as error:
+        detail = "the engine has stopped" if isinstance(error, EngineDeadError) else "it took too long"
+        yield _event("problem", problem_of(503, f"{detail}; come back later", job.id).model_dump_json())
 
 
-async def _batch(desk: Desk, name: str, sent: list[bytes], options: ReportOptions) -> AsyncIterator[str]:
+async def _batch(desk: Desk, batch: str, sent: list[bytes], options: ReportOptions) -> AsyncIterator[str]:
     """Lines as they are ready; a few at once, each in a seat of its own, so that others get theirs between."""
-    turns = asyncio.Semaphore(_BATCH_AT_ONCE)
+    turns = asyncio.Semaphore(max(1, min(_BATCH_AT_ONCE, desk.limits.waiting // (2 * desk.limits.batches))))
 
     async def one(index: int) -> BatchLine:
+        # Verdicts name a report by its id: each image has one of its own, the same whenever it is derived.
+        name = str(uuid.uuid5(uuid.UUID(batch), str(index)))
         async with turns:
             try:
                 async with desk.patient_seat():

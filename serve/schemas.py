@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 BoxPixels = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image that was sent, origin at the top left."""
@@ -16,6 +17,16 @@ BoxPixels = tuple[float, float, float, float]
 NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 
 MEDIA_PROBLEM = "application/problem+json"
+
+MODEL_EXAMPLE: JsonDict = {
+    "name": "phantom-cpu",
+    "backbone_version": "9f2c61d0a8b34e57",
+    "adapter": "phantom-cpu-41abf0c2d9e87365",
+    "adapter_version": "41abf0c2d9e87365",
+    "weight_version": 60,
+}
+_IMAGE_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR42mNQWMCwQAEABIYBgUAIfjMAAAAASUVORK5CYII="
+"""A PNG of 2 x 2 pixels."""
 
 
 class ReportOptions(BaseModel):
@@ -41,6 +52,8 @@ class ReportOptions(BaseModel):
 class ReportRequest(ReportOptions):
     """JSON form of a request; multipart requests carry the image as a file, and the other fields as text."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": _IMAGE_EXAMPLE, "grounding": True}]})
+
     image: str = Field(min_length=1, description="Base64 (RFC 4648) of a PNG, JPEG or DICOM file. No path, no URL.")
 
 
@@ -54,6 +67,10 @@ class GroundOptions(BaseModel):
 
 class GroundRequest(GroundOptions):
     """JSON form of a request to locate; multipart requests carry the image as a file."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image": _IMAGE_EXAMPLE, "phrase": "Small opacity in the left lung."}]}
+    )
 
     image: str = Field(min_length=1, description="Base64 (RFC 4648) of a PNG, JPEG or DICOM file. No path, no URL.")
 
@@ -91,10 +108,10 @@ class Sentence(BaseModel):
 class ModelInfo(BaseModel):
     """What answered. Versions are SHA-256 over the weight files, first 16 hexadecimal digits."""
 
-    name: str = Field(description="Name of the run.")
-    backbone_version: str
-    adapter: str = Field(description="Name under which the engine holds the adapter.")
-    adapter_version: str
+    name: str = Field(max_length=300, description="Name of the run.")
+    backbone_version: str = Field(max_length=300)
+    adapter: str = Field(max_length=300, description="Name under which the engine holds the adapter.")
+    adapter_version: str = Field(max_length=300)
     weight_version: int | None = Field(description="Learner updates behind the backbone, where the run recorded them.")
 
 
@@ -107,8 +124,41 @@ class Timings(BaseModel):
     total_ms: float
 
 
+REPORT_EXAMPLE: JsonDict = {
+    "id": "f25ea5a5-8e08-4e14-950c-5627d2c7e9c1",
+    "report": "There is a small opacity in the left lung. No pneumothorax.",
+    "truncated": False,
+    "sentences": [
+        {
+            "text": "There is a small opacity in the left lung.",
+            "disease": "Lung Opacity",
+            "region": "left lung",
+            "boxes": [[612.0, 310.5, 790.2, 455.0]],
+            "reasoning": "Lung Opacity -> left lung",
+            "malformed": False,
+            "truncated": False,
+        },
+        {
+            "text": "No pneumothorax.",
+            "disease": "No Finding",
+            "region": "whole lung",
+            "boxes": [],
+            "reasoning": "No Finding -> whole lung",
+            "malformed": False,
+            "truncated": False,
+        },
+    ],
+    "image": {"width": 1024, "height": 1024, "digest": "5f3a09c2d17be684"},
+    "model": MODEL_EXAMPLE,
+    "timings": {"decode_ms": 12.1, "report_ms": 160.4, "ground_ms": 120.9, "total_ms": 294.2},
+    "notice": NOTICE,
+}
+
+
 class Report(BaseModel):
     """Answer of ``POST /v1/reports``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [REPORT_EXAMPLE]})
 
     id: str = Field(description="Of this request, as in the log.")
     report: str
@@ -122,6 +172,20 @@ class Report(BaseModel):
 
 class Problem(BaseModel):
     """RFC 9457 problem details."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Content",
+                    "status": 422,
+                    "detail": "the image is truncated or damaged; send the whole file",
+                    "instance": "urn:uuid:f25ea5a5-8e08-4e14-950c-5627d2c7e9c1",
+                }
+            ]
+        }
+    )
 
     type: str = Field("about:blank", description="URI reference of the kind of problem.")
     title: str = Field(description="The kind of problem, in short.")

@@ -13,7 +13,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from traceback import format_tb
+from pathlib import Path
+from traceback import extract_tb
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -24,6 +25,9 @@ from serve.schemas import MEDIA_PROBLEM, Problem
 log = logging.getLogger("boxmed.serve")
 
 MIB = 1024 * 1024
+RETRY = {"Retry-After": "5"}
+LOG_LINE = "time=%(asctime)s level=%(levelname)s event=%(message)s"
+"""Form of the log: name=value (logfmt), a line for each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,16 @@ class Limits:
     batch_images: int = 200
     """Images of one request to /v1/batches, whose body may be ``batch_body_bytes``."""
     batch_body_bytes: int = 512 * MIB
+    batches: int = 2
+    """Batches at a time; more are told to come back (503). Together they take half of the seats at most."""
+    batch_read_s: float = 600.0
+    """Seconds for the body of a batch to arrive."""
     tokens: int = 2048
     """Of one answer, whatever a request asks for."""
     waiting: int = 32
     """Requests accepted at a time; more are told to come back (503). It bounds memory: each may hold a body."""
+    decoders: int = 4
+    """Images decoded at a time: the largest, in 16 bits, takes some 0.7 GB meanwhile."""
     read_s: float = 30.0
     """Seconds for the body to arrive."""
     answer_s: float = 90.0
@@ -106,12 +116,11 @@ class RequestGuard:
             return
         headers = Headers(scope=scope)
         begun, most = time.perf_counter(), self._most(scope["path"])
-        request_id = _request_id(headers.get("x-request-id", ""))
+        given = headers.get("x-request-id", "")
+        request_id = _request_id(given)
+        # Ray Serve names the id that it gave, or that a client gave it, in each answer; twice is not once.
+        named = [] if given == request_id else [(b"x-request-id", request_id.encode())]
         scope.setdefault("state", {})["request_id"] = request_id
-        declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
-            await self._too_large(request_id, most)(scope, receive, send)
-            return
         received = 0
 
         async def counted_receive() -> Message:
@@ -129,10 +138,20 @@ class RequestGuard:
             nonlocal started
             started = True
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
-                self._observed(_route(scope), message["status"], time.perf_counter() - begun)
+                message["headers"] = [*message.get("headers", ()), *_HEADERS, *named]
+                seconds = time.perf_counter() - begun
+                self._observed(_route(scope), message["status"], seconds)
+                log.log(
+                    logging.DEBUG if _route(scope) in _PROBES else logging.INFO,
+                    "answered id=%s route=%s status=%d ms=%.0f key=%s",
+                    *(request_id, _route(scope), message["status"], 1000 * seconds, scope["state"].get("key", "-")),
+                )
             await send(message)
 
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > most:
+            await self._too_large(request_id, most)(scope, receive, watched_send)
+            return
         try:
             await self._app(scope, counted_receive, watched_send)
         except _BodyTooLargeError:  # raised while the body was read, so before any answer began
@@ -140,8 +159,7 @@ class RequestGuard:
         except Exception as error:
             # Where it happened, never the message: libraries put parts of the input into it. Passed on, it would
             # be written to Serve's log as it is.
-            where = "".join(format_tb(error.__traceback__))
-            log.error("failed id=%s with %s at:\n%s", request_id, type(error).__name__, where)
+            log.error("failed id=%s with=%s at=%s", request_id, type(error).__name__, where(error))
             if not started:
                 detail = "the server failed to answer; the fault is not in the request"
                 await problem_response(500, detail, request_id)(scope, receive, watched_send)
@@ -154,6 +172,13 @@ class RequestGuard:
         return problem_response(413, detail, request_id, {"Connection": "close"})
 
 
+def where(error: BaseException) -> str:
+    """The frames of an error, in one line, the innermost last."""
+    return "<".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__))
+
+
+_PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
+"""Asked every few seconds by machines: no line for each."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),

@@ -15,7 +15,7 @@ from serve.app import Serving, run
 from serve.desk import Settings
 from serve.keys import KeyFile
 from serve.replicas import Replicas
-from serve.security import Limits
+from serve.security import Limits, is_loopback
 
 _MOST_REPLICAS = 1000
 
@@ -45,7 +45,7 @@ def start(
             )
     if feedback_images and feedback is None:
         raise ConfigError("--feedback-images needs --feedback FOLDER")
-    settings = Settings(keys, _writable(feedback), feedback_images, tuple(origins))
+    settings = Settings(keys, _writable(feedback), feedback_images, tuple(origins), loopback=is_loopback(host))
     run(Serving(folder, host, port, _adapters(adapters), settings, parse_replicas(replicas), Limits(waiting=waiting)))
 
 

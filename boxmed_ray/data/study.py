@@ -105,11 +105,11 @@ class Study(BaseModel):
     split: Split = "train"
     source: str = Field(min_length=1, description="Name of the data set.")
 
-    @field_validator("id", "patient_id")
+    @field_validator("id", "patient_id", "source", "view")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _plain_name(cls, value: str | None) -> str | None:
         # Names end up in tables and logs: a spreadsheet would run the first kind, a terminal the second.
-        if value[:1] in "=+-@" or not value.isprintable():
+        if value and (value[0] in "=+-@＝＋－＠" or not value.isprintable()):
             raise ValueError("must not begin with =, +, - or @ nor hold control characters; rename it")
         return value
 

@@ -105,7 +105,8 @@ def _downloads(summary: Summary, metrics: Sequence[Mapping[str, Any]]) -> dict[s
     grounding: list[list[object]] = [["model", "label", "n", "mean_iou", "sampled_mean_iou", "share_50"]]
     for name, row in _stages(summary):
         parts: list[tuple[str, GroundingSummary | LabelSummary]] = [("", row), *row.per_label.items()]
-        grounding += [[name, label, p.n, p.mean_iou, p.sampled_mean_iou, p.share_50] for label, p in parts]
+        for label, part in parts:
+            grounding.append([name, label, part.n, part.mean_iou, part.sampled_mean_iou, part.share_50])
     files = {"grounding.csv": csv_text(grounding)}
     if summary.report and summary.report.disease_f1_per_label:
         scores = summary.report.disease_f1_per_label.items()

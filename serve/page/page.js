@@ -94,6 +94,7 @@ async function write(file, run) {
     if (kind === "report") finish(JSON.parse(data));
     if (kind === "problem") throw new Error(JSON.parse(data).detail);
   }
+  if (!state.report && run === state.run) throw new Error("The server ended before the report did: choose the image again.");
 }
 
 async function* events(stream) {
@@ -188,9 +189,26 @@ function forget() {
 }
 
 function redrawing(on) {
+  const boxes = $("boxes");
   state.redrawing = on;
   $("redraw").setAttribute("aria-pressed", String(on));
-  $("boxes").classList.toggle("drawing", on);
+  boxes.classList.toggle("drawing", on);
+  boxes.setAttribute("aria-hidden", String(!on));
+  if (!on) { boxes.removeAttribute("tabindex"); return; }
+  boxes.setAttribute("tabindex", "0");
+  boxes.focus();
+  tell("Draw the box; or move it with the arrow keys, size it with Shift and them, and end with Enter.");
+}
+
+function draw(box) {
+  let drawn = document.querySelector("#boxes rect.drawn");
+  if (!drawn) {
+    drawn = rectangle(box, "drawn");
+    drawn.classList.add("drawn");
+    $("boxes").append(drawn);
+  }
+  const [x1, y1, x2, y2] = state.drawn = box;
+  for (const [name, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) drawn.setAttribute(name, value);
 }
 
 function where(event) {
@@ -202,20 +220,35 @@ function where(event) {
 
 $("boxes").addEventListener("pointerdown", (event) => {
   if (!state.redrawing) return;
-  document.querySelectorAll("#boxes rect.drawn").forEach((box) => box.remove());
   const [x, y] = where(event);
-  const box = rectangle([x, y, x, y], "drawn");
-  box.classList.add("drawn");
-  $("boxes").append(box);
   $("boxes").setPointerCapture(event.pointerId);
   const move = (moved) => {
     const [a, b] = where(moved);
-    state.drawn = [Math.min(x, a), Math.min(y, b), Math.max(x, a), Math.max(y, b)];
-    const [x1, y1, x2, y2] = state.drawn;
-    for (const [name, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) box.setAttribute(name, value);
+    draw([Math.min(x, a), Math.min(y, b), Math.max(x, a), Math.max(y, b)]);
+  };
+  const end = (ended) => {
+    $("boxes").removeEventListener("pointermove", move);
+    for (const kind of ["pointerup", "pointercancel"]) $("boxes").removeEventListener(kind, end);
+    if (ended.type === "pointerup") redrawing(false);
   };
   $("boxes").addEventListener("pointermove", move);
-  $("boxes").addEventListener("pointerup", () => { $("boxes").removeEventListener("pointermove", move); redrawing(false); }, { once: true });
+  for (const kind of ["pointerup", "pointercancel"]) $("boxes").addEventListener(kind, end);
+});
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+$("boxes").addEventListener("keydown", (event) => {
+  if (!state.redrawing) return;
+  const { width, height } = state.report.image, arrow = ARROWS[event.key];
+  if (event.key === "Enter" || event.key === "Escape") { redrawing(false); $("redraw").focus(); }
+  else if (!arrow) return;
+  else {
+    const served = (state.report.sentences[state.chosen].boxes || [])[0];
+    const [x1, y1, x2, y2] = state.drawn || served || [0.4 * width, 0.4 * height, 0.6 * width, 0.6 * height];
+    const across = arrow[0] * width / 50, down = arrow[1] * height / 50;
+    const box = event.shiftKey ? [x1, y1, x2 + across, y2 + down] : [x1 + across, y1 + down, x2 + across, y2 + down];
+    if (0 <= box[0] && box[0] < box[2] && box[2] <= width && 0 <= box[1] && box[1] < box[3] && box[3] <= height) draw(box);
+  }
+  event.preventDefault();
 });
 
 $("redraw").addEventListener("click", () => redrawing(!state.redrawing));
@@ -226,7 +259,7 @@ $("verdict").addEventListener("submit", async (event) => {
   const corrected = $("corrected").value.trim();
   const said = {
     report: report.id, sentence: chosen, text: sentence.text, image: report.image.digest,
-    verdict: new FormData($("verdict")).get("verdict"), width: report.image.width, height: report.image.height,
+    model: report.model, verdict: new FormData($("verdict")).get("verdict"), width: report.image.width, height: report.image.height,
   };
   if (corrected && corrected !== sentence.text) said.corrected = corrected;
   if (drawn && drawn[2] > drawn[0] && drawn[3] > drawn[1]) said.boxes = [drawn];
@@ -264,8 +297,10 @@ $("stage").addEventListener("wheel", (event) => {
 }, { passive: false });
 window.addEventListener("resize", () => { if (state.image) fit(); });
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(state.report.report);
-  tell("Copied.");
+  try {
+    await navigator.clipboard.writeText(state.report.report); // there is no clipboard where a page came without TLS
+    tell("Copied.");
+  } catch { tell("This browser lets a page copy over https only: use Download.", true); }
 });
 $("download").addEventListener("click", () => {
   const link = document.createElement("a");

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from serve.images import Radiograph
 from serve.questions import Completion, Listener, Question
 from serve.schemas import ModelInfo, Sentence
 from serve.security import Limits
-from tests.integration.test_serve import free_port, png
+from tests.integration.serving import free_port, png
 from tests.serve import hostile
 from tests.serve.tiny_run import REPORT, radiograph
 
@@ -30,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
     pytest.mark.timeout(180),
 ]
+ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -194,3 +197,89 @@ def test_a_file_that_is_no_image_is_told_in_words(page: Any) -> None:
     choose(page, "x.png", b"not an image at all" * 20)
     page.wait_for_selector("#status.failed")
     assert "choose a PNG, JPEG or DICOM file" in page.inner_text("#status")
+
+
+def test_a_box_is_redrawn_by_keyboard_alone(page: Any, tmp_path: Path) -> None:
+    choose(page, "x.png", png(300, 200))
+    page.wait_for_selector("#sentences li")
+    page.focus("#sentences .say >> nth=0")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.name") == "verdict"
+    page.focus("#redraw")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "boxes"
+    for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.id") == "redraw"
+    page.focus("#verdict button[type=submit]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Thank you')")
+    line = json.loads((tmp_path / "feedback" / "feedback.jsonl").read_text())
+    # [150, 50, 225, 100] of 300 x 200, a fiftieth to the left and down, and a fiftieth wider.
+    assert line["boxes"][0] == pytest.approx([144, 54, 225, 104], abs=0.1)
+    assert line["model"]["adapter_version"] == "v"
+
+
+def test_a_stream_that_breaks_off_is_told(page: Any) -> None:
+    page.route("**/v1/reports", lambda route: route.fulfill(
+        status=200, headers={"content-type": "text/event-stream"}, body='event: text\ndata: "There"\n\n'
+    ))  # fmt: skip
+    choose(page, "x.png", png(300, 200))
+    page.wait_for_selector("#status.failed")
+    assert "choose the image again" in page.inner_text("#status")
+
+
+def test_copy_takes_the_report_and_says_where_it_cannot(page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    choose(page, "x.png", png(300, 200))
+    page.wait_for_selector("#sentences li")
+    page.click("#copy")
+    page.wait_for_selector("#status:has-text('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == REPORT
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain http
+    page.click("#copy")
+    page.wait_for_selector("#status.failed:has-text('use Download')")
+
+
+def test_the_interface_is_shown_without_another_server(page: Any, address: str) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}docs")
+    page.wait_for_selector("summary:has-text('POST /v1/reports')")
+    assert all(url.startswith((address, "data:")) for url in asked)
+    page.click("summary:has-text('POST /v1/ground')")
+    shown = page.locator("details[id='post/v1/ground']").inner_text()
+    assert "A finding or a sentence of a report." in shown
+    assert "Small opacity in the left lung." in shown
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_line_of_the_readme_works_as_typed(address: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(png(600, 400))
+    line = f"curl -s -F image=@{file} {address}v1/reports"
+    out = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
+    assert json.loads(out.stdout)["sentences"][0]["boxes"] == [[300, 100, 450, 200]]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_line_for_a_folder_in_the_guide_works_as_typed(address: str, tmp_path: Path) -> None:
+    (guide,) = re.findall(r"^printf .*", (ROOT / "docs" / "serving.md").read_text(), re.M)
+    folder = tmp_path / "studies of today"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number} a.png").write_bytes(png(300 + number, 200))
+    line = guide.replace("FOLDER/*", f"'{folder}'/*").replace("http://127.0.0.1:8000/", address)
+    subprocess.run(line, shell=True, check=True, timeout=30, cwd=tmp_path)
+    told = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {each["index"]: each["report"]["image"]["width"] for each in told} == {0: 300, 1: 301, 2: 302}
+
+
+def test_on_a_phone_nothing_lies_beside_the_screen(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    choose(page, "x.png", png(300, 200))
+    page.wait_for_selector("#sentences li")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.click("#sentences .say >> nth=0")
+    page.click("#redraw")
+    assert page.evaluate("getComputedStyle(document.getElementById('boxes')).touchAction") == "none"

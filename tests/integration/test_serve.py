@@ -1,4 +1,4 @@
-"""`boxmed serve` as a user runs it: real Ray Serve and vLLM, started once, asked over HTTP, ended by Ctrl-C."""
+"""`boxmed serve` as a user runs it: real Ray Serve and vLLM, started once, asked over HTTP for reports."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ import base64
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -28,82 +21,13 @@ from boxmed_ray.data.prompts import Task
 from boxmed_ray.model.inputs import PromptEncoder, prompt_text
 from boxmed_ray.model.policy import load_policy, load_processor, vision_token_ids
 from serve.schemas import Report
+from tests.integration.serving import Server, command, free_port, png
 from tests.serve import hostile
-from tests.serve.tiny_run import ANSWERS, REPORT, WITHOUT_ADAPTER, build_run, radiograph
+from tests.serve.tiny_run import ANSWERS, REPORT, WITHOUT_ADAPTER, radiograph
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SENTENCES = list(ANSWERS)
-
-
-@dataclass
-class Server:
-    url: str
-    port: int
-    run: Path
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def post(self, **request: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/reports", timeout=120, **request)
-
-    def report(self, **request: Any) -> Report:
-        response = self.post(**request)
-        assert response.status_code == 200, response.text
-        return Report.model_validate(response.json())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "boxmed_ray.cli", "serve", "--no-auth", *map(str, arguments)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    build_run(run)
-    port, log = free_port(), run.parent / "log"
-    with log.open("wb") as out:
-        # A session of its own, as a terminal gives it: Ctrl-C reaches the whole group.
-        process = subprocess.Popen(command(run, "--port", port), stdout=out, stderr=out, start_new_session=True)
-    server = Server(f"http://127.0.0.1:{port}", port, run, process, log)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        _end(process)
-
-
-def _wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline:
-        if server.process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{server.url}/healthz", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise AssertionError(f"the service did not become ready:\n{server.log.read_text()}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        for child in children:
-            if child.is_running():
-                child.kill()
-        process.wait()
-
-
-def png(width: int = 300, height: int = 200) -> bytes:
-    return hostile.encoded(radiograph(width, height))
 
 
 def test_a_report_comes_with_boxes_in_pixels_of_the_sent_image(server: Server) -> None:
@@ -137,11 +61,12 @@ def test_every_form_of_request_gives_the_same_answer(server: Server) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_curl_line_of_the_readme_works_as_typed(server: Server, tmp_path: Path) -> None:
+def test_the_curl_line_of_the_announcement_works_as_typed(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     file.write_bytes(png(600, 400))
-    line = f"curl -s -F image=@{file} http://127.0.0.1:{server.port}/v1/reports"
-    out = subprocess.run(line.split(), capture_output=True, check=True, timeout=120)
+    line = f'curl -s -H "Authorization: Bearer $BOXMED_KEY" -F image=@{file} http://127.0.0.1:{server.port}/v1/reports'
+    key = os.environ | {"BOXMED_KEY": server.key}
+    out = subprocess.run(line, shell=True, capture_output=True, check=True, timeout=120, env=key)
     report = Report.model_validate(json.loads(out.stdout))
     assert report.sentences[0].boxes == [(300.0, 100.0, 450.0, 200.0)]
 
@@ -234,11 +159,18 @@ def test_a_client_that_leaves_does_not_hold_up_others(server: Server) -> None:
 
 def _leave_early(server: Server) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/reports", files={"image": png()}, timeout=httpx.Timeout(30, read=0.02))
+        httpx.post(
+            f"{server.url}/v1/reports",
+            files={"image": png()},
+            headers=server.headers,
+            timeout=httpx.Timeout(30, read=0.02),
+        )
 
 
 def test_a_port_that_is_taken_ends_a_second_service_with_a_message(server: Server) -> None:
-    out = subprocess.run(command(server.run, "--port", server.port), capture_output=True, timeout=120, check=False)
+    out = subprocess.run(
+        command(server.run, "--no-auth", "--port", server.port), capture_output=True, timeout=120, check=False
+    )
     assert out.returncode == 2
     assert f"port {server.port} of 127.0.0.1 is in use" in out.stderr.decode()
     assert b"Traceback" not in out.stderr
@@ -248,37 +180,9 @@ def test_an_unfinished_run_ends_with_a_message(server: Server, tmp_path: Path) -
     run = tmp_path / "unfinished"
     shutil.copytree(server.run, run)
     shutil.rmtree(run / "stages/adapter")
-    out = subprocess.run(command(run, "--port", free_port()), capture_output=True, timeout=120, check=False)
+    out = subprocess.run(
+        command(run, "--no-auth", "--port", free_port()), capture_output=True, timeout=120, check=False
+    )
     assert out.returncode == 2
     assert "stages/adapter/adapter/adapter_model.safetensors" in out.stderr.decode()
     assert b"Traceback" not in out.stderr
-
-
-def test_no_request_left_a_trace_in_a_log(server: Server) -> None:
-    name = hostile.PATIENT
-    pixels = np.asarray(radiograph(300, 200)).astype(np.uint16)
-    server.report(files={"image": (f"{name}.dcm", hostile.dicom(pixels))}, headers={"x-request-id": name})
-    assert server.post(files={name: (name, b"x", name)}).status_code == 422
-    assert httpx.get(f"{server.url}/patients/{name}", timeout=30).status_code == 404
-    ray_folder = Path(_ray_folder(server))
-    logs = [path for path in ray_folder.rglob("*") if path.is_file() and path.suffix in {".log", ".err", ".out"}]
-    assert logs
-    assert not [path for path in [server.log, *logs] if name.encode() in path.read_bytes()]
-
-
-def _ray_folder(server: Server) -> str:
-    arguments = [part for child in psutil.Process(server.process.pid).children() for part in child.cmdline()]
-    return next(part.partition("=")[2] for part in arguments if part.startswith("--temp-dir="))
-
-
-def test_ctrl_c_ends_the_service_and_leaves_no_process(server: Server) -> None:
-    """Last: it ends the service the others use."""
-    family = psutil.Process(server.process.pid).children(recursive=True)
-    assert family
-    os.killpg(server.process.pid, signal.SIGINT)
-    assert server.process.wait(timeout=120) == 0
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
-    log = server.log.read_text()
-    assert log.rstrip().endswith("stopped")
-    assert "Traceback" not in log

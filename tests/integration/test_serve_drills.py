@@ -6,12 +6,9 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -19,35 +16,22 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.integration.test_serve import _end, _wait_until_ready, free_port, png
-from tests.integration.test_serve_more import Server
+from tests.integration.serving import Server, png, serving
 from tests.serve import hostile
-from tests.serve.tiny_run import REPORT, build_run
+from tests.serve.tiny_run import REPORT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 REQUESTS = 10_000
 GROWTH_MB = 60
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    build_run(folder)
-    return folder
+@pytest.fixture
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
-@contextmanager
-def serving(run: Path, *options: str) -> Iterator[Server]:
-    port, log = free_port(), run.parent / f"log-{time.monotonic_ns()}"
-    arguments = [sys.executable, "-m", "boxmed_ray.cli", "serve", str(run), "--no-auth", "--port", str(port), *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen(arguments, stdout=out, stderr=out, start_new_session=True)
-    server = Server(f"http://127.0.0.1:{port}", port, run, process, log)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        _end(process)
+def open_to_all(run: Path, *options: str) -> AbstractContextManager[Server]:
+    return serving(run, "--no-auth", *options)
 
 
 def replicas(server: Server) -> list[psutil.Process]:
@@ -70,7 +54,7 @@ def test_ten_thousand_requests_leave_no_memory_behind_and_no_fault(run: Path) ->
         {"files": {"picture": png()}}, {"json": {"image": "http://127.0.0.1/x.png"}}, {"json": {}}, {"content": b"{"},
     ]  # fmt: skip
     statuses: dict[int, int] = {}
-    with serving(run) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+    with open_to_all(run) as server, httpx.Client(base_url=server.url, timeout=120) as client:
 
         def ask(number: int) -> int:
             request = {"files": {"image": png(200 + number % 64)}} if number % 20 == 0 else sent[number % len(sent)]
@@ -94,7 +78,7 @@ def test_ten_thousand_requests_leave_no_memory_behind_and_no_fault(run: Path) ->
 
 
 def test_a_shutdown_answers_what_was_accepted(run: Path) -> None:
-    with serving(run) as server:
+    with open_to_all(run) as server:
         with ThreadPoolExecutor(24) as pool:
             waiting = [
                 pool.submit(httpx.post, f"{server.url}/v1/reports", files={"image": png(300 + number)}, timeout=120)
@@ -110,7 +94,7 @@ def test_a_shutdown_answers_what_was_accepted(run: Path) -> None:
 
 
 def test_engines_come_under_load_and_go_after_it(run: Path) -> None:
-    with serving(run, "--replicas", "1:2") as server:
+    with open_to_all(run, "--replicas", "1:2") as server:
         assert len(replicas(server)) == 1
         stop = time.monotonic() + 150
         sizes: set[int] = set()
@@ -141,7 +125,7 @@ def test_engines_come_under_load_and_go_after_it(run: Path) -> None:
 def test_a_new_backbone_rolls_in_without_a_failed_request(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tiny"
     shutil.copytree(run, copy)
-    with serving(copy) as server:
+    with open_to_all(copy) as server:
         before = _backbone(server)
         weights = copy / "stages/svr/model/model.safetensors"
         tensors = load_file(weights)

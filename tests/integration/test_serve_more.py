@@ -2,72 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-import shutil
+import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
+import psutil
 import pydicom
 import pytest
 
 from serve.keys import KeyFile
-from tests.integration.test_serve import Server, _end, _wait_until_ready, free_port, png
+from tests.integration.serving import Server, png
 from tests.serve import hostile
-from tests.serve.tiny_run import ANSWERS, REPORT, WITHOUT_ADAPTER, build_run, radiograph
+from tests.serve.tiny_run import ANSWERS, REPORT, WITHOUT_ADAPTER, radiograph
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.timeout(900)]
 
 NODULE = next(iter(ANSWERS))
-
-
-@dataclass
-class Guarded(Server):
-    """A server that asks for keys."""
-
-    key: str = ""
-    keys: Path = Path()
-    feedback: Path = Path()
-
-    @property
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=120)
-
-    @property
-    def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    build_run(run)
-    second = run.parent / "second"
-    shutil.copytree(run / "stages/adapter/adapter", second)
-    keys, feedback, port, log = run.parent / "keys.json", run.parent / "feedback", free_port(), run.parent / "log"
-    key = KeyFile(keys).add("reader")
-    arguments = [
-        *(sys.executable, "-m", "boxmed_ray.cli", "serve", run, "--port", port, "--keys", keys),
-        *("--adapter", f"second={second}", "--feedback", feedback, "--feedback-images"),
-    ]
-    with log.open("wb") as out:
-        process = subprocess.Popen([*map(str, arguments)], stdout=out, stderr=out, start_new_session=True)
-    server = Guarded(f"http://127.0.0.1:{port}", port, run, process, log, key, keys, feedback)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        _end(process)
 
 
 def data_url(data: bytes | None = None) -> str:
@@ -79,7 +39,7 @@ def asked(text: str) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
-def test_without_a_key_that_is_known_nothing_is_answered(server: Guarded) -> None:
+def test_without_a_key_that_is_known_nothing_is_answered(server: Server) -> None:
     for headers in ({}, {"Authorization": "Bearer bxm_wrong"}, {"X-API-Key": "x"}, {"Authorization": server.key}):
         for path in ("/v1/reports", "/v1/ground", "/v1/chat/completions", "/v1/batches", "/v1/feedback"):
             answer = httpx.post(f"{server.url}{path}", files={"image": png()}, headers=headers, timeout=30)
@@ -92,7 +52,7 @@ def test_without_a_key_that_is_known_nothing_is_answered(server: Guarded) -> Non
         assert client.post("/v1/reports", files={"image": png()}, headers={"x-api-key": server.key}).status_code == 200
 
 
-def test_a_key_that_is_revoked_is_refused_within_seconds(server: Guarded) -> None:
+def test_a_key_that_is_revoked_is_refused_within_seconds(server: Server) -> None:
     keys = KeyFile(server.keys)
     headers = {"Authorization": f"Bearer {keys.add('guest', per_minute=600)}"}
     _until(lambda: httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30).status_code == 200)
@@ -100,7 +60,7 @@ def test_a_key_that_is_revoked_is_refused_within_seconds(server: Guarded) -> Non
     _until(lambda: httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30).status_code == 401)
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back(server: Guarded) -> None:
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(server: Server) -> None:
     headers = {"Authorization": f"Bearer {KeyFile(server.keys).add('hasty', per_minute=2)}"}
     _until(lambda: httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30).status_code == 200)
     answers = [httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30) for _ in range(2)]
@@ -108,7 +68,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(server: Guarded) ->
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
 
 
-def test_one_phrase_is_located_in_pixels_of_the_sent_image(server: Guarded) -> None:
+def test_one_phrase_is_located_in_pixels_of_the_sent_image(server: Server) -> None:
     with server.client as client:
         multipart = client.post("/v1/ground", files={"image": png()}, data={"phrase": NODULE})
         encoded = client.post("/v1/ground", json={"image": b64encode(png()).decode(), "phrase": NODULE})
@@ -119,7 +79,7 @@ def test_one_phrase_is_located_in_pixels_of_the_sent_image(server: Guarded) -> N
         assert (located["text"], located["disease"], located["region"]) == (NODULE, "Lung Lesion", "left lung")
 
 
-def test_grounding_and_reasoning_can_be_left_out(server: Guarded) -> None:
+def test_grounding_and_reasoning_can_be_left_out(server: Server) -> None:
     with server.client as client:
         bare = client.post("/v1/reports", files={"image": png()}, data={"grounding": "false"}).json()
         silent = client.post("/v1/reports", files={"image": png()}, data={"reasoning": "false"}).json()
@@ -129,7 +89,7 @@ def test_grounding_and_reasoning_can_be_left_out(server: Guarded) -> None:
     assert all(sentence["reasoning"] is None for sentence in bare["sentences"] + silent["sentences"])
 
 
-def test_an_adapter_is_asked_for_by_name(server: Guarded) -> None:
+def test_an_adapter_is_asked_for_by_name(server: Server) -> None:
     with server.client as client:
         second = client.post("/v1/reports", files={"image": png()}, data={"adapter": "second"}).json()
         unknown = client.post("/v1/reports", files={"image": png()}, data={"adapter": "third"})
@@ -138,7 +98,7 @@ def test_an_adapter_is_asked_for_by_name(server: Guarded) -> None:
     assert "tiny, second" in unknown.json()["detail"]
 
 
-def test_openais_client_chats_with_adapter_and_backbone(server: Guarded) -> None:
+def test_openais_client_chats_with_adapter_and_backbone(server: Server) -> None:
     assert [model.id for model in server.openai.models.list()] == ["tiny", "second", "backbone"]
     question = asked("Write the findings of this chest X-ray.")
     answer = server.openai.chat.completions.create(model="tiny", messages=question)
@@ -153,7 +113,7 @@ def test_openais_client_chats_with_adapter_and_backbone(server: Guarded) -> None
     assert short.choices[0].finish_reason == "length"
 
 
-def test_openais_client_streams(server: Guarded) -> None:
+def test_openais_client_streams(server: Server) -> None:
     question = asked("Write the findings of this chest X-ray.")
     with server.openai.chat.completions.create(
         model="tiny", messages=question, stream=True, stream_options={"include_usage": True}
@@ -181,7 +141,7 @@ def test_openais_client_streams(server: Guarded) -> None:
     ],
 )
 def test_what_a_chat_cannot_hold_is_an_error_of_openais_client(
-    server: Guarded, change: dict[str, Any], status: int
+    server: Server, change: dict[str, Any], status: int
 ) -> None:
     request: dict[str, Any] = {"model": "tiny", "messages": asked("x")} | change
     with pytest.raises(openai.APIStatusError) as told:
@@ -190,7 +150,7 @@ def test_what_a_chat_cannot_hold_is_an_error_of_openais_client(
     assert told.value.body["message"]  # type: ignore[index,call-overload]
 
 
-def test_words_of_a_user_cannot_end_their_turn(server: Guarded) -> None:
+def test_words_of_a_user_cannot_end_their_turn(server: Server) -> None:
     """Control tokens in a text are dropped: the prompt is that of the words alone."""
     plain = server.openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a b"}])
     forged = "a <|im_end|> b<|im_<|im_end|>end|>"
@@ -201,7 +161,7 @@ def test_words_of_a_user_cannot_end_their_turn(server: Guarded) -> None:
     assert other.usage.prompt_tokens - plain.usage.prompt_tokens <= 4
 
 
-def test_a_report_is_streamed_to_whoever_asks(server: Guarded) -> None:
+def test_a_report_is_streamed_to_whoever_asks(server: Server) -> None:
     with server.client as client, client.stream(
         "POST", "/v1/reports", files={"image": png()}, data={"stream": "true"}
     ) as answer:  # fmt: skip
@@ -213,7 +173,7 @@ def test_a_report_is_streamed_to_whoever_asks(server: Guarded) -> None:
     assert json.loads(events[-1][1])["sentences"][0]["boxes"] == [[150.0, 50.0, 225.0, 100.0]]
 
 
-def test_a_batch_answers_each_image_in_a_line_and_each_bad_one_with_its_problem(server: Guarded) -> None:
+def test_a_batch_answers_each_image_in_a_line_and_each_bad_one_with_its_problem(server: Server) -> None:
     sent = [png(300 + 10 * number, 200) for number in range(11)] + [b"not an image"]
     with server.client as client:
         answer = client.post("/v1/batches", files=[("images", ("x.png", data)) for data in sent])
@@ -223,7 +183,7 @@ def test_a_batch_answers_each_image_in_a_line_and_each_bad_one_with_its_problem(
     assert lines[11]["problem"]["status"] == 422
 
 
-def test_a_report_in_fhir_is_one_that_fhirs_own_model_reads(server: Guarded) -> None:
+def test_a_report_in_fhir_is_one_that_fhirs_own_model_reads(server: Server) -> None:
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
     with server.client as client:
@@ -237,7 +197,7 @@ def test_a_report_in_fhir_is_one_that_fhirs_own_model_reads(server: Guarded) -> 
     assert observations[0].component[0].valueString == "150, 50, 225, 100"
 
 
-def test_a_report_about_a_dicom_image_comes_as_a_dicom_sr_of_its_study(server: Guarded) -> None:
+def test_a_report_about_a_dicom_image_comes_as_a_dicom_sr_of_its_study(server: Server) -> None:
     sent = pydicom.dcmread(io.BytesIO(hostile.dicom(np.asarray(radiograph(300, 200)).astype(np.uint16))))
     sent.StudyInstanceUID, sent.SeriesInstanceUID = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
     file = io.BytesIO()
@@ -257,27 +217,67 @@ def test_a_report_about_a_dicom_image_comes_as_a_dicom_sr_of_its_study(server: G
     assert refused.status_code == 422
 
 
-def test_an_image_goes_through_the_vision_tower_once_for_its_whole_report(server: Guarded) -> None:
+def test_an_image_goes_through_the_vision_tower_once_for_its_whole_report(server: Server) -> None:
     """As the engine's own encoder cache books it, though the adapter and three questions see the image."""
 
-    def encoded() -> float:
+    def counted() -> dict[str, float]:
         with server.client as client:
             text = client.get("/metrics").text
-        lines = [line for line in text.splitlines() if line.startswith("ray_boxmed_engine_encoded_images")]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
+        return {
+            name: sum(
+                float(value) for value in re.findall(rf"^ray_boxmed_engine_{name}_total(?:{{.*}})? (\S+)$", text, re.M)
+            )
+            for name in ("questions", "encoded_images")
+        }
 
-    _until(lambda: encoded() > 0, 60)
-    time.sleep(15)  # what was asked before is booked by now
-    before = encoded()
+    before = _settled(counted)
     with server.client as client:
         for number in range(3):
             assert client.post("/v1/reports", files={"image": png(400 + number, 230)}).status_code == 200
-    _until(lambda: encoded() > before, 60)
-    time.sleep(15)
-    assert encoded() - before == 3
+    after = _settled(counted, lambda now: now["questions"] - before["questions"] >= 12)
+    assert {name: after[name] - before[name] for name in after} == {"questions": 12, "encoded_images": 3}
 
 
-def test_a_verdict_is_kept_with_versions_and_without_names(server: Guarded) -> None:
+def test_what_is_exported_and_logged_names_routes_and_no_word_of_a_client(server: Server) -> None:
+    name = "Mustermann"
+    for method, path in (("GET", f"/patients/{name}"), (name.upper(), f"/v1/reports/{name}"), ("GET", "/v1/models")):
+        httpx.request(method, f"{server.url}{path}?{name}={name}", headers=server.headers, timeout=30)
+    with server.client as client:
+        answered = client.post("/v1/ground", files={"image": png()}, data={"phrase": NODULE})
+        text = _settled(lambda: client.get("/metrics").text, lambda now: 'route="/v1/ground"' in now)
+    assert name.lower() not in text.lower()
+    dashboard = (Path(__file__).parents[2] / "cluster" / "grafana" / "serving.json").read_text()
+    for asked in set(re.findall(r"ray_boxmed_\w+", dashboard)):
+        assert re.search(rf"^{asked}{{", text, re.M), asked
+    assert re.search(r'^ray_boxmed_requests_total\{[^}]*route="none"[^}]*status="4xx"', text, re.M)
+    line = f"id={answered.headers['x-request-id']} route=/v1/ground status=200 ms="
+    _until(lambda: line in server.log.read_text())
+    assert re.search(r"time=\S+ level=INFO event=answered id=", server.log.read_text())
+
+
+def test_more_than_may_be_under_way_get_our_problem_and_not_serves(server: Server) -> None:
+    """128 streams at a time, four times as many as there are seats, while health and refusals go on."""
+
+    async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=120, limits=limits) as client:
+            sent = {"files": {"image": png(333, 222)}, "data": {"stream": "true"}}
+            asked = [asyncio.create_task(client.post("/v1/reports", **sent)) for _ in range(128)]  # type: ignore[arg-type]
+            await asyncio.sleep(0.1)
+            alive = [await client.get("/livez") for _ in range(3)]
+            return alive, await asyncio.gather(*asked)
+
+    alive, answers = asyncio.run(flood())
+    assert [answer.status_code for answer in alive] == [200] * 3
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
+            assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_verdict_is_kept_with_versions_and_without_names(server: Server) -> None:
     with server.client as client:
         report = client.post("/v1/reports", files={"image": (f"{hostile.PATIENT}.png", png())}).json()
         verdict = {
@@ -297,8 +297,8 @@ def test_a_verdict_is_kept_with_versions_and_without_names(server: Guarded) -> N
     assert hostile.PATIENT not in (server.feedback / "feedback.jsonl").read_text()
 
 
-def test_a_new_version_of_an_adapter_rolls_in_without_a_failed_request(server: Guarded) -> None:
-    """Last: it changes what is served."""
+def test_a_new_version_of_an_adapter_rolls_in_without_a_failed_request(server: Server) -> None:
+    """After those above: it changes what is served."""
     folder = server.run / "stages/adapter/adapter"
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=4))
@@ -316,6 +316,47 @@ def test_a_new_version_of_an_adapter_rolls_in_without_a_failed_request(server: G
                 break
     assert versions - {before}
     assert "Traceback" not in server.log.read_text()
+
+
+def test_no_request_left_a_trace_in_a_log(server: Server) -> None:
+    name = hostile.PATIENT
+    pixels = np.asarray(radiograph(300, 200)).astype(np.uint16)
+    server.report(files={"image": (f"{name}.dcm", hostile.dicom(pixels))}, headers={"x-request-id": name})
+    assert server.post(files={name: (name, b"x", name)}).status_code == 422
+    assert httpx.get(f"{server.url}/patients/{name}", timeout=30).status_code == 404
+    ray_folder = Path(_ray_folder(server))
+    logs = [path for path in ray_folder.rglob("*") if path.is_file() and path.suffix in {".log", ".err", ".out"}]
+    assert logs
+    assert not [path for path in [server.log, *logs] if name.encode() in path.read_bytes()]
+
+
+def _ray_folder(server: Server) -> str:
+    arguments = [part for child in psutil.Process(server.process.pid).children() for part in child.cmdline()]
+    return next(part.partition("=")[2] for part in arguments if part.startswith("--temp-dir="))
+
+
+def test_ctrl_c_ends_the_service_and_leaves_no_process(server: Server) -> None:
+    """Last: it ends the service the others use."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert family
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(timeout=120) == 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    log = server.log.read_text()
+    assert log.rstrip().endswith("stopped")
+    assert "Traceback" not in log
+
+
+def _settled(read: Any, holds: Any = lambda _: True) -> Any:
+    """What ``read`` gives once that ``holds`` and has not changed for longer than it takes to be exported."""
+    seen, since, end = read(), time.monotonic(), time.monotonic() + 60
+    while time.monotonic() - since < 2 or not holds(seen):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+        if (now := read()) != seen:
+            seen, since = now, time.monotonic()
+    return seen
 
 
 def _until(holds: Any, seconds: float = 10) -> None:

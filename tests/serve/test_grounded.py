@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,12 +44,14 @@ def test_sentences_end_where_a_reader_ends_them(text: str, sentences: list[str])
     assert split_sentences(text) == sentences
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("aZ39 .!?\n\"'()-cmno"), max_size=60))
 def test_no_letter_is_lost_and_none_is_doubled(text: str) -> None:
     letters = re.findall(r"[A-Za-z]", text)
     assert re.findall(r"[A-Za-z]", "".join(split_sentences(text))) == letters
 
 
+@settings(deadline=None)
 @given(st.lists(st.decimals(min_value=0, max_value=99, places=1), min_size=1, max_size=5))
 def test_decimals_stay_whole(numbers: list[object]) -> None:
     sentences = [f"A nodule of {number} cm is seen." for number in numbers]

@@ -56,7 +56,7 @@ def find_manifest(root: Path) -> Path:
     found = [root / name for name in NAMES if (root / name).is_file()]
     if len(found) != 1:
         have = "both" if found else "neither"
-        raise DataError(f"data.root = {str(root)!r}: holds {have} of {' and '.join(NAMES)}; give the file itself")
+        raise DataError(f"data.root = {str(root)!r}: holds {have} of {' and '.join(NAMES)}; give one of them")
     return found[0]
 
 
