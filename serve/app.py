@@ -36,7 +36,7 @@ _PATIENCE = {
 }
 """Serve gives its HTTP server 5 s to start and 10 s to answer, and then kills it: too little on a busy laptop."""
 
-_LAST_RESORT_S = 3600.0
+LAST_RESORT_S = 3600.0
 """Ray Serve's own time-out, of whole answers, a batch's too. Ours come first (Limits): they answer in a form."""
 
 
@@ -105,7 +105,7 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         running = False
         try:
             serve.start(
-                http_options={"host": serving.host, "port": serving.port, "request_timeout_s": _LAST_RESORT_S},
+                http_options={"host": serving.host, "port": serving.port, "request_timeout_s": LAST_RESORT_S},
                 logging_config=QUIET_LOGS,
             )
             deploy(artifacts)
