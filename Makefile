@@ -38,8 +38,10 @@ format: $(STAMP)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+# What starts no Ray and no engine runs in two processes; what does has the machine to itself.
 test: lint
-	$(TEST_ENV) $(PYTHON) -m pytest -m "not slow"
+	$(TEST_ENV) $(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow and not ray and not vllm"
+	$(TEST_ENV) $(PYTHON) -m pytest -m "not slow and (ray or vllm)"
 
 test-all: lint
 	$(TEST_ENV) $(PYTHON) -m pytest

@@ -35,7 +35,7 @@ After a stop or a crash:        boxmed train --resume NAME
 
 \b
 Exit codes: 0 done, 1 failed, 2 refused (the message says what to change), 130 and 143 stopped with a checkpoint.
-Keys of a recipe: docs/configuration.md. Handbook: docs/operating.md.
+Keys of a recipe: docs/configuration.md. Handbook: docs/index.md.
 """
 
 app = typer.Typer(
@@ -164,7 +164,7 @@ def data(
     if context.invoked_subcommand is not None:
         return
     if recipe is None:
-        raise ConfigError("boxmed data: give --recipe, or one of the sub-commands of `boxmed data --help`")
+        raise ConfigError("data: give --recipe, or one of the sub-commands of `boxmed data --help`")
     from boxmed_ray.commands.data import data as run
 
     run(recipe, overrides or [])
@@ -534,8 +534,14 @@ def doctor(
         str | None, typer.Option(metavar="ADDRESS", help="Look at every node of a Ray cluster instead.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="With --remote: what this recipe needs of it.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --recipe: override one key.")
+    ] = None,
     secrets: Annotated[
         list[str] | None, typer.Option("--secret", metavar="NAME", help="With --remote: a variable it must have.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="With --remote: interpreter there. Default: as for `boxmed submit`.")
     ] = None,
 ) -> None:
     """Say what this machine, or a cluster, has and lacks, and what to do. Exits 1 if something needed is missing."""
@@ -543,8 +549,13 @@ def doctor(
         from boxmed_ray.commands.doctor import doctor_of_cluster
 
         raise typer.Exit(
-            doctor_of_cluster(remote, recipe, secrets=tuple(secrets or ()), runs_dir=runs_dir, as_json=json)
-        )
+            doctor_of_cluster(
+                remote, recipe, overrides or [], secrets=tuple(secrets or ()), runs_dir=runs_dir, python=python,
+                as_json=json,
+            )
+        )  # fmt: skip
+    if recipe or overrides or secrets or python:
+        raise ConfigError("--recipe, --set, --secret and --python ask about a cluster: give --remote ADDRESS too")
     from boxmed_ray.commands.doctor import doctor as run
 
     raise typer.Exit(run(as_json=json, quick=quick, runs_dir=runs_dir))

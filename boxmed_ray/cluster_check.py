@@ -60,8 +60,10 @@ def wanted(config: RunConfig | None, secrets: Sequence[str] = (), runs_dir: str 
     gpus = 0.0
     if config is not None:
         gpus = config.resources.gpus if config.resources.on_gpus else 0.0
-        named = [config.data.root, *config.scorers.paths.values(), Path(config.model.name_or_path)]
-        paths = [str(path) for path in named if path is not None and path.is_absolute()]
+        named = [config.data.root, *config.scorers.paths.values()]
+        paths = [str(path) for path in named if path is not None]
+        if Path(config.model.name_or_path).is_absolute():  # else tiny, or a name on the hub
+            paths.append(config.model.name_or_path)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return Wanted(versions, _python(), gpus, tuple(paths), tuple(secrets), runs_dir or "")
 
@@ -108,7 +110,8 @@ def judge(nodes: Sequence[dict[str, Any]], wanted: Wanted, *, gpus: float, grows
     small = "docker run --shm-size=4g, or a memory volume at /dev/shm"
     checks.append(_each(nodes, "/dev/shm", lambda n: [f"{n['shm'] / 1e9:.1f} GB"] * (n["shm"] < _SHM_NEEDED), small))
     if wanted.paths:
-        checks.append(_each(nodes, "paths", lambda n: n["paths"], "mount the same storage on every node"))
+        remedy = "mount the same storage on every node, and name it as they see it: --set data.root=/DIR"
+        checks.append(_each(nodes, "paths", lambda n: n["paths"], remedy))
     if wanted.secrets:
         checks.append(_each(nodes, "secrets", lambda n: n["secrets"], "set these variables where the nodes start"))
     if not is_uri(runs_dir):

@@ -413,7 +413,7 @@ class ScorersConfig(Part):
     @property
     def paths(self) -> dict[str, Path]:
         """Name → path of those that are named."""
-        return {name: path for name, path in self if path is not None}
+        return {name: path.expanduser() for name, path in self if path is not None}
 
 
 class JudgeConfig(Part):
@@ -614,6 +614,17 @@ class RunConfig(Part):
                 raise ValueError(
                     f"svr.tasks asks for {task}, which a tiny model has never seen: mcl.{task}_share is 0; "
                     f"set mcl.{task}_share=0.5"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _each_train_worker_has_an_example(self) -> RunConfig:
+        workers = self.resources.train_workers
+        for name, stage in {"mcl": self.mcl, "adapter": self.adapter}.items():
+            if name not in self.skip and stage.batch_size < workers:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} leaves some of resources.train_workers {workers} without an "
+                    f"example; set resources.train_workers={stage.batch_size}, or a larger batch"
                 )
         return self
 

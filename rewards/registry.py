@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,13 +83,21 @@ def check(weights: Mapping[str, float], paths: Paths) -> None:
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise ValueError(f"weight of reward {name!r} is {weight!r}; it must be a finite number")
-        if _is_metric(name):
-            check_metric(name, paths)
-        elif name in REWARDS:
-            for metric in filter(_is_metric, REWARDS[name].parts):
-                check_metric(metric, paths)
-        else:
+        if name not in REWARDS and not _is_metric(name):
             _function(name)
+        for metric in metrics_of([name]):
+            check_metric(metric, paths)
+
+
+def metrics_of(names: Iterable[str]) -> list[str]:
+    """The metrics that rewards are or are made of, each once, as METRICS names them."""
+    parts = (part for name in names for part in (REWARDS[name].parts if name in REWARDS else (name,)))
+    return list(dict.fromkeys(known(part) for part in parts if _is_metric(part)))
+
+
+def known(name: str) -> str:
+    """The name as METRICS has it, where it is a metric's; any other as it is."""
+    return name.replace("-", "_") if _is_metric(name) else name
 
 
 def reads(name: str) -> frozenset[str]:
@@ -107,7 +115,7 @@ def held_out(rewarded: Collection[str], asked: frozenset[str], paths: Paths) -> 
         asked: what responses hold, BOXES and REPORT.
         paths: where scorers lie.
     """
-    names = {name.replace("-", "_") if _is_metric(name) else name for name in rewarded}
+    names = {known(name) for name in rewarded}
     names |= {part for name in names if name in REWARDS for part in REWARDS[name].parts}
     metrics = [METRICS[name] for name in names if name in METRICS]
     there = {need for metric in metrics for need in metric.needs} | (

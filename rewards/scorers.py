@@ -48,7 +48,6 @@ class Resource:
 
 
 _BERT: Final = (("config.json",), ("tokenizer.json", "vocab.txt", "vocab.json"))
-BERT_BASE: Final = ("bert-base-uncased", "google-bert/bert-base-uncased")
 _RRG: Final = "hf download StanfordAIMI/RRG_scorers"
 
 RESOURCES: Final[Mapping[str, Resource]] = {
@@ -67,12 +66,14 @@ RESOURCES: Final[Mapping[str, Resource]] = {
     "radgraph": Resource(
         "RadGraph (terms of its authors)",
         f"{_RRG} radgraph.tar.gz --local-dir {{folder}}",
+        (("radgraph.tar.gz", "weights.th"),),
         archive="radgraph.tar.gz",
         published="radgraph",
     ),
     "radgraph_xl": Resource(
         "RadGraph-XL (terms of its authors)",
         f"{_RRG} radgraph-xl.tar.gz --local-dir {{folder}}",
+        (("radgraph-xl.tar.gz", "weights.th"),),
         archive="radgraph-xl.tar.gz",
         published="radgraph-xl",
     ),
@@ -92,7 +93,7 @@ def locate(name: str, paths: Paths) -> Path | str:
     resource, place = RESOURCES[name], _place(name, paths)
     if place is not None and place.exists():
         lacking = [group for group in resource.files if not any((place / file).exists() for file in group)]
-        if lacking:
+        if lacking and not (resource.archive and place.is_file()):
             raise _missing(name, f"{place} lacks {' and '.join(' or '.join(group) for group in lacking)}", place)
         archive = place / resource.archive
         return archive if archive.is_file() else place
@@ -126,7 +127,7 @@ def _place(name: str, paths: Paths) -> Path | None:
     if name in paths:
         return paths[name]
     below = os.environ.get(ENVIRONMENT)
-    return Path(below) / name if below else None
+    return Path(below).expanduser() / name if below else None
 
 
 def _missing(name: str, why: str, place: Path | None) -> MissingScorerError:

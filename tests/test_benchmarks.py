@@ -117,5 +117,7 @@ def test_data_build_prints_the_fixed_keys_as_its_last_line(tmp_path: Path) -> No
     assert set(result) >= COMMON
     assert result["studies"] == 512
     assert result["studies_per_s"] == pytest.approx(512 / result["seconds"], rel=0.01)
+    assert result["restart"]["studies_done"] >= 256
+    assert result["restart"]["studies_found"] >= result["restart"]["studies_done"]
     assert result["peak_mb"] > max(part for part in result["driver_mb"] if part)
     assert not list(tmp_path.iterdir())

@@ -116,6 +116,12 @@ def test_stats_counts_by_split(
     assert ["studies", "1", "1", "2"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
+def test_a_name_that_looks_like_a_formula_of_tex_is_drawn_as_it_is(boxmed: Boxmed, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.jsonl", [make_study(tmp_path, "a", source=r"a$\foo$b", view="x^$_$")])
+    assert boxmed("stats", tmp_path, "--to", tmp_path / "out") == 0
+    assert (tmp_path / "out/sources.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -95,6 +95,7 @@ def test_files_that_cannot_be_scored_are_plain_errors(run, files, tmp_path: Path
 
 def test_a_missing_scorer_is_an_error_that_says_how_to_get_it(run, files: tuple[str, str], tmp_path: Path):
     options = ("--metric", "radcliq_v1", "--refs", files[0], "--hyps", files[1])
+    (tmp_path / "weights.th").touch()
     code, out, err = run("score", *options, "--scorer", f"radgraph={tmp_path}", "--scorer", f"bertscore={tmp_path}")
     assert (code, out) == (2, "")
     assert "bertscore is missing" in err
@@ -113,6 +114,22 @@ def test_a_run_with_a_missing_scorer_is_refused_before_it_has_a_folder(tmp_path:
     with pytest.raises(ConfigError, match=r"svr\.rewards: .*'iuo' is unknown"):
         pipeline.run(config.model_copy(update={"svr": config.svr.model_copy(update={"rewards": {"iuo": 1.0}})}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_with_a_scorer_that_does_not_load_is_refused_before_it_has_a_folder(tmp_path: Path):
+    from boxmed_ray import pipeline
+
+    folder = tmp_path / "bertscore"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    config = load_config("phantom-report-cpu", [
+        f"runs_dir={tmp_path / 'runs'}", f"scorers.bertscore={folder}", "svr.task_rewards={report: {bertscore: 1}}",
+    ])  # fmt: skip
+    with pytest.raises(ConfigError, match=r"svr: metric 'bertscore' cannot be loaded"):
+        pipeline.run(config)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,10 @@ def test_a_recipe_says_what_it_needs() -> None:
     assert wanted(load_config("phantom-cpu")).gpus == 0
 
 
+def test_data_that_a_recipe_names_by_a_relative_path_is_looked_for_too() -> None:
+    assert wanted(load_config("boxmed-qwen2-vl-2b")).paths == ("mimic-cxr",)
+
+
 def test_a_log_without_checks_is_an_error() -> None:
     with pytest.raises(ValueError, match="boom"):
         read_checks("Traceback\nboom\n")
@@ -76,6 +80,10 @@ def test_a_log_without_checks_is_an_error() -> None:
 def test_variables_are_sent_by_name_and_secrets_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXY", "http://proxy")
     assert variables(["PROXY", "A=1=2"]) == {"PROXY": "http://proxy", "A": "1=2"}
+    assert variables(["TOKENIZERS_PARALLELISM=false"]) == {"TOKENIZERS_PARALLELISM": "false"}
+    with pytest.raises(ConfigError, match="--env MLFLOW_TRACKING_URI: its value has a password") as refused:
+        variables(["MLFLOW_TRACKING_URI=https://me:hunter2@mlflow.example"])
+    assert "hunter2" not in str(refused.value)
     with pytest.raises(ConfigError, match="--secret HF_TOKEN"):
         variables(["HF_TOKEN=abc"])
     with pytest.raises(ConfigError, match="not set here"):

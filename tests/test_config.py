@@ -227,3 +227,11 @@ def test_choices_of_the_loss_may_be_switched_off_and_draws_follow_dynamic_sampli
 def test_a_run_is_worked_on_where_runs_dir_says_or_below_work_dir_for_a_uri(runs_dir: str, folder: str) -> None:
     assert load_config("phantom-cpu", ["name=mine", f"runs_dir='{runs_dir}'"]).folder == Path(folder)
     assert RunConfig(name="mine", runs_dir=Path("out/runs")).folder == Path("out/runs/mine")
+
+
+@pytest.mark.parametrize("stage", ["mcl", "adapter"])
+def test_more_train_workers_than_examples_of_a_batch_are_refused(stage: str) -> None:
+    more = [f"{stage}.batch_size=4", "resources.train_workers=5"]
+    with pytest.raises(ConfigError, match=f"{stage}.batch_size 4 .* set resources.train_workers=4"):
+        load_config("phantom-cpu", more)
+    assert load_config("phantom-cpu", [*more[:1], "resources.train_workers=4"]).resources.train_workers == 4

@@ -44,3 +44,19 @@ def test_the_commit_is_gits_and_changes_are_told(monkeypatch: pytest.MonkeyPatch
 def test_a_submitted_folder_has_the_commit_that_it_was_sent_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COMMIT, "deadbeef+changes")
     assert commit() == "deadbeef+changes"
+
+
+def test_code_in_another_projects_repository_has_no_commit_of_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(COMMIT, raising=False)
+    installed = tmp_path / ".venv"
+    (installed / "boxmed_ray").mkdir(parents=True)
+    (installed / "boxmed_ray" / "cli.py").touch()
+    (tmp_path / "theirs.py").touch()
+    as_one = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "theirs.py"], [*as_one, "commit", "-q", "-m", "theirs"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert commit(installed) is None
+    subprocess.run(["git", "add", "-f", "."], cwd=tmp_path, check=True)
+    assert str(commit(installed)).endswith("+changes")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boxmed_ray.config import ConfigError
-from boxmed_ray.submit import Submission, dashboard_url, entrypoint, is_local, runtime_env
+from boxmed_ray.submit import Submission, dashboard_url, entrypoint, is_local, runtime_env, submit
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -70,10 +70,28 @@ def test_the_project_is_sent_without_environment_runs_and_history() -> None:
     env = runtime_env(Submission(("doctor",), "localhost"))
     assert env["working_dir"] == str(REPO)
     excluded = _get_excludes(REPO, env["excludes"])
-    for path in (".venv/bin/python", ".git/config", "runs/a/config.yaml", "boxmed_ray/__pycache__/x.pyc"):
+    left_out = (
+        ".venv/bin/python", ".git/config", "runs/a/config.yaml", "boxmed_ray/__pycache__/x.pyc", ".env",
+        "wandb/run-1/files/output.log", "mlruns/0/meta.yaml", "evaluations/a/reports.csv",
+        "ablations/runs/a/config.yaml",
+    )  # fmt: skip
+    for path in left_out:
         assert any(excluded(REPO / parent) for parent in (path, *map(str, Path(path).parents))), path
     for path in ("boxmed_ray/cli.py", "boxmed_ray/recipes/phantom-cpu.yaml", "rewards/box.py", "pyproject.toml"):
         assert not excluded(REPO / path), path
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("--recipe=phantom-cpu", "--set=svr.stpes=1"), "unknown key 'svr.stpes'"),
+        (("--recipe", "phantom-gpu"), "recipe 'phantom-gpu' is unknown"),
+        (("--recipe", "nih-cpu", "--set=data.root=nih"), "the absolute path that the cluster sees"),
+    ],
+)
+def test_a_wrong_command_is_refused_however_it_is_written(command: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        submit(Submission(("train", *command), "192.0.2.1"))
 
 
 def test_a_working_folder_that_is_missing_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_mlflow_has_the_config_and_the_numbers_and_a_resumed_run_is_the_same(
 def test_wandb_is_told_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not here; uv pip install '.[tracking]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_DIR", raising=False)
     with tracked(config("wandb"), tmp_path):
         write(tmp_path, range(1, 4))
         write(tmp_path, range(1, 2), stage="adapter")  # begins at 1 again

@@ -16,7 +16,7 @@ from boxmed_ray.data.prompts import Coordinates, Task, parse_answer, parse_joint
 from rewards.habits import habits, mean_and_spread
 from rewards.metrics import Loaded
 from rewards.registry import build
-from rewards.sample import MALFORMED, Sample, Score
+from rewards.sample import MALFORMED, SCORER_ERROR, Sample, Score
 from rewards.text.pair import spoken
 
 
@@ -112,10 +112,19 @@ class RewardWorker:
 
 
 def _scored(group: Group, scores: Sequence[Score]) -> ScoredGroup:
+    """The scores of a group; a response on which a scorer failed has the lowest, unless one failed on all.
+
+    A scorer that failed counts as 0, which is more than many rewards give: a response must not gain by it.
+    """
     names = scores[0].components if scores else {}
+    unscored = np.array([SCORER_ERROR in score.flags for score in scores], dtype=bool)
+    rewards = np.array([score.value for score in scores], dtype=np.float32)
+    if not unscored.all():
+        rewards[unscored] = rewards.min()
     return ScoredGroup(
         group=group,
-        rewards=np.array([score.value for score in scores], dtype=np.float32),
+        rewards=rewards,
         components={name: np.array([score.components[name] for score in scores], dtype=np.float32) for name in names},
         malformed=np.array([MALFORMED in score.flags for score in scores], dtype=bool),
+        unscored=unscored,
     )

@@ -93,9 +93,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with its rewards, [N] each: the total, and the parts by name."""
+    """A group with its rewards, [N] each: the total, the parts by name, and what went wrong.
+
+    Attributes:
+        malformed: responses whose answer cannot be read.
+        unscored: responses on which a scorer failed; they have the group's lowest reward, unless it failed on all.
+    """
 
     group: Group
     rewards: NDArray[np.float32]
     components: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     malformed: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    unscored: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))

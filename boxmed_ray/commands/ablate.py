@@ -256,6 +256,7 @@ def write_tables(config: RunConfig, options: Options) -> None:
 
     from boxmed_ray.evaluate.evaluation import read_evaluation
     from boxmed_ray.evaluate.variants import (
+        baseline_rows,
         pool_seeds,
         table_csv,
         table_headings,
@@ -266,15 +267,17 @@ def write_tables(config: RunConfig, options: Options) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for table in options.tables:
-        samples = {
-            row.words: pool_seeds([
-                read_evaluation(evaluation_folder(options.folder, row.variant, seed, row.condition))[1]
+        read = {
+            row.words: [
+                read_evaluation(evaluation_folder(options.folder, row.variant, seed, row.condition))
                 for seed in options.seeds
-            ])
+            ]
             for row in rows_of(table, config)
-        }  # fmt: skip
+        }
+        samples = {words: pool_seeds([one for _, one in pairs]) for words, pairs in read.items()}
         name, reference = samples.popitem()
-        found = variant_table(reference, samples, name, options.resamples)
+        found = baseline_rows([evaluation for evaluation, _ in read[name]])
+        found |= variant_table(reference, samples, name, options.resamples)
         shown = RichTable(title=f"{TITLES[table]}; seeds {', '.join(map(str, options.seeds))}", title_justify="left")
         headings = table_headings(found)
         for heading in ("", *headings):

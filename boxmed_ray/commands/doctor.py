@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from boxmed_ray.config import load_config
 from boxmed_ray.doctor import Check, examine
@@ -14,7 +15,14 @@ def doctor(*, as_json: bool, quick: bool, runs_dir: str | None) -> int:
 
 
 def doctor_of_cluster(
-    address: str, recipe: str | None, *, secrets: tuple[str, ...], runs_dir: str | None, as_json: bool
+    address: str,
+    recipe: str | None,
+    overrides: Sequence[str],
+    *,
+    secrets: tuple[str, ...],
+    runs_dir: str | None,
+    python: str | None,
+    as_json: bool,
 ) -> int:
     """The same of a cluster, for a recipe where one is named.
 
@@ -23,9 +31,9 @@ def doctor_of_cluster(
     """
     from boxmed_ray.submit import Submission, connect, dashboard_url, examine_cluster
 
-    config = None if recipe is None else load_config(recipe)
+    config = None if recipe is None else load_config(recipe, overrides)
     url = dashboard_url(address)
-    submission = Submission((), address, runs_dir=runs_dir, secrets=secrets)
+    submission = Submission((), address, runs_dir=runs_dir, python=python, secrets=secrets)
     return _print(examine_cluster(connect(url), url, submission, config), as_json)
 
 

@@ -64,7 +64,7 @@ def evaluate(
     out = out or Path("evaluations", subject.name)
     if (out / _DONE).exists():
         raise ConfigError(f"--out {out}: holds an evaluation; give another folder")
-    lora = _adapter(subject.adapter, for_all=adapter_for == "all")
+    lora = _adapter(subject.adapter, subject.model, for_all=adapter_for == "all")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # scorers list the weights that they leave out
     from boxmed_ray.data.load import load_studies
     from boxmed_ray.evaluate.judge_scores import check_judges
@@ -129,28 +129,39 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None
         ConfigError: a folder is no evaluation, the samples differ, or ``out`` exists.
     """
     from boxmed_ray.evaluate.comparison import compare_samples
-    from boxmed_ray.evaluate.comparison_page import write_comparison_page
+    from boxmed_ray.evaluate.comparison_page import Side, write_comparison_page
+    from boxmed_ray.evaluate.curves import CURVES, read_curves
     from boxmed_ray.evaluate.evaluation import read_evaluation
-    from boxmed_ray.evaluate.tables import comparison_csv, show_comparison
+    from boxmed_ray.evaluate.tables import baselines_beside, comparison_csv, show_comparison
 
     if out is not None and out.exists():
         raise ConfigError(f"--out {out}: exists; give a folder that does not")
     (one, ours), (two, theirs) = read_evaluation(first), read_evaluation(second)
     found = compare_samples(ours, theirs, resamples)
-    show_comparison(one.name, two.name, found, {**one.missing, **two.missing})
+    # One run may have been evaluated twice, with the adapter and without.
+    names = (one.name, two.name) if one.name != two.name else (str(first), str(second))
+    beside = baselines_beside(one, two)
+    show_comparison(*names, found, {**one.missing, **two.missing}, beside)
     if out is not None:
-        write_comparison_page(out / "comparison.html", (one.name, two.name), found, ours, theirs)
-        (out / "comparison.csv").write_text(comparison_csv(found), encoding="utf-8", newline="")
+        sides = [
+            Side(name, samples, read_curves(folder / CURVES))
+            for name, samples, folder in zip(names, (ours, theirs), (first, second), strict=True)
+        ]
+        write_comparison_page(out / "comparison.html", found, *sides, beside)
+        (out / "comparison.csv").write_text(comparison_csv(found, beside), encoding="utf-8", newline="")
         print(f"written to {out}")
 
 
-def _adapter(folder: Path | None, *, for_all: bool) -> Adapter | None:
+def _adapter(folder: Path | None, model: Path, *, for_all: bool) -> Adapter | None:
+    from boxmed_ray.model.adapter_fit import check_adapter
     from boxmed_ray.stages.held_out import Adapter
 
     if folder is None:
         return None
     folder = folder.expanduser().resolve()
     try:
-        return Adapter(folder, int(json.loads((folder / "adapter_config.json").read_text())["r"]), for_all)
+        rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--adapter {folder}: no adapter_config.json with a rank r; give a PEFT folder") from error
+    check_adapter(folder, model)
+    return Adapter(folder, rank, for_all)

@@ -27,10 +27,14 @@ def status(address: str, job_id: str) -> int:
 
 
 def logs(address: str, job_id: str, go_on: bool) -> int:
-    """The exit code of the job's command if it is followed, else 0."""
+    """The exit code of the job's command if it is followed, 130 after Ctrl-C, which leaves the job running; else 0."""
     client, job_id = known_job(address, job_id)
     if go_on:
-        return follow(client, job_id)
+        try:
+            return follow(client, job_id)
+        except KeyboardInterrupt:
+            print(f"\njob {job_id} goes on without this terminal", file=sys.stderr)
+            return 130
     sys.stdout.write(client.get_job_logs(job_id))
     return 0
 

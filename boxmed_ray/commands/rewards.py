@@ -30,7 +30,7 @@ def scorer_paths(named: Sequence[str]) -> dict[str, Path]:
         name, equals, path = option.partition("=")
         if not equals or name not in known:
             raise ConfigError(f"--scorer {option}: must be NAME=PATH with NAME one of: {', '.join(known)}")
-        paths[name] = Path(path)
+        paths[name] = Path(path).expanduser()
     return paths
 
 

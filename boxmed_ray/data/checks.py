@@ -72,7 +72,7 @@ def check_items(items: Iterable[Item], on_study: Callable[[int], None] = lambda 
     for item in items:
         if isinstance(item, SkippedStudy):
             if not item.by_rule:
-                yield Problem("error", "unusable", item.id, item.reason, "correct it, or leave the study out")
+                yield Problem("error", "unusable", item.id, item.reason, "else leave the study out")
             continue
         yield from check_study(item.study)
         picture = _picture_hash(item)
@@ -81,6 +81,7 @@ def check_items(items: Iterable[Item], on_study: Callable[[int], None] = lambda 
         else:
             seen.append(_summary(item.study, picture))
         on_study(len(seen))
+    yield from _ids(seen)
     yield from _split_patients(seen)
     yield from _same_pictures(seen)
     yield from _missing_reports(seen)
@@ -162,7 +163,7 @@ def _picture_hash(item: Located) -> str | Problem:
             return Problem("error", "changed-image", study.id, what, "restore the file, or build the data set again")
         image = decode_image(data, study.image)
     except DataError as error:
-        return Problem("error", "unusable", study.id, str(error), "correct it, or leave the study out")
+        return Problem("error", "unusable", study.id, str(error), "else leave the study out")
     if image.size != (study.width, study.height):
         what = f"{study.image}: is {image.width}x{image.height}, its study says {study.width}x{study.height}"
         return Problem("error", "unusable", study.id, what, "boxes need the true size: correct the study or the image")
@@ -174,6 +175,16 @@ def _summary(study: Study, picture: str) -> _Seen:
     patients = SPLIT_KEY if study.source in _MIMIC else study.source
     has_report = study.report is not None
     return _Seen(study.id, study.source, study.split, (patients, study.patient_id), picture, has_report)
+
+
+def _ids(seen: Iterable[_Seen]) -> Iterator[Problem]:
+    """Two studies of one id in one data set; data sets on the same images may share theirs."""
+    known: set[tuple[str, str]] = set()
+    for study in seen:
+        if (study.source, study.id) in known:
+            what = f"an earlier study of {study.source} has its id too"
+            yield Problem("error", "duplicate-id", study.id, what, "give each study an id of its own")
+        known.add((study.source, study.id))
 
 
 def _split_patients(seen: Iterable[_Seen]) -> Iterator[Problem]:

@@ -11,17 +11,19 @@ leave in those of the image that was kept.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from PIL import Image
-
+from boxmed_ray.data.images import image_size
 from boxmed_ray.data.study import Box, DataError, Finding, Study
 from rewards.categories import Status
 from rewards.text.labels import label
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ def read_feedback(folder: Path) -> FromFeedback:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of `boxmed serve --feedback FOLDER`")
     latest: dict[tuple[str, int], dict[str, Any]] = {}
-    with path.open() as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, text in enumerate(lines, 1):
             line = _line(text, f"{path}:{number}")
             latest[line["report"], line["sentence"]] = line  # a later verdict on a sentence replaces an earlier one
@@ -77,15 +79,15 @@ def _left_out(line: Mapping[str, Any], folder: Path) -> str | None:
         return "not to be told"
     if line["verdict"] == "wrong" and not line.get("corrected"):
         return "wrong, and not corrected"
-    if not line.get("image") or not (folder / "images" / f"{line['image']}.png").is_file():
+    # Verdicts come from whoever may send them: a digest that is none could be a path.
+    if not _DIGEST.fullmatch(str(line.get("image"))) or not (folder / "images" / f"{line['image']}.png").is_file():
         return "its image was not kept (--feedback-images)"
     return None
 
 
 def _study(folder: Path, digest: str, said: list[dict[str, Any]]) -> Study:
     image = folder / "images" / f"{digest}.png"
-    with Image.open(image) as opened:
-        width, height = opened.size
+    width, height = image_size(image)
     # Several reports may have been written about one image: words that two of them share are one finding.
     findings = {
         finding.phrase: finding

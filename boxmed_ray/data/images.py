@@ -11,7 +11,9 @@ import io
 import os
 import struct
 import tempfile
+import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,6 +31,7 @@ _FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "GIF")
 _WORTH_KEEPING: Final = 4
 """Images of more than this many times the model's pixels are kept resized; others decode as fast as a file opens."""
 _DICOM_MARK: Final = slice(128, 132)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused here
 
 
 def open_image(path: Path) -> Image.Image:
@@ -212,6 +215,7 @@ _DICOM_ELEMENTS: Final = (
 )  # fmt: skip
 """All that is read of a DICOM file. Names, dates and numbers of patients stay unread, and so out of messages."""
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_RLE: Final = "1.2.840.10008.1.2.5"
 _J2K_SIZE: Final = b"\xff\x4f\xff\x51"
 
 
@@ -244,6 +248,8 @@ def _decode_dicom(data: bytes, path: Path) -> Image.Image:
     _check_frame(width, height, frames, path)
     try:
         _check_codestream(dataset.get("PixelData", b""), width, height)
+        if dataset.file_meta.get("TransferSyntaxUID") == _RLE:
+            _check_runs(dataset.PixelData, width * height)
         pixels = dataset.pixel_array
         kind = str(dataset.PhotometricInterpretation)
         if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
@@ -263,6 +269,24 @@ def _check_codestream(pixels: bytes, width: int, height: int) -> None:
         across, down, left, top = struct.unpack(">4I", pixels[start + 8 : start + 24])
         if (across - left, down - top) != (width, height):
             raise ValueError(f"JPEG 2000 of {across - left}x{down - top} pixels in a file of {width}x{height}")
+
+
+def _check_runs(pixels: bytes, size: int) -> None:
+    """Two bytes of a run unpack to 128; a decoder unpacks a plane of bytes whole before it counts them."""
+    from pydicom.encaps import get_frame
+
+    frame = get_frame(pixels, 0, number_of_frames=1)
+    count, *starts = struct.unpack("<16I", frame[:64])
+    planes = [*starts[:count], len(frame)]
+    for begin, end in pairwise(planes):
+        at, left = begin, size + 64  # some encoders fill the last run up
+        while at < end and left >= 0:
+            head = frame[at]
+            # One byte many times, so many bytes once, or nothing.
+            unpacked, packed = (257 - head, 2) if head > 128 else (head + 1, head + 2) if head < 128 else (0, 1)
+            at, left = at + packed, left - unpacked
+        if left < 0:
+            raise ValueError(f"run lengths of more than {size} pixels")
 
 
 def _about(error: Exception) -> str:

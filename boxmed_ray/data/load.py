@@ -99,9 +99,14 @@ def read_items(kind: str, root: Path, test_share: float) -> Iterator[Item]:
     Raises:
         DataError: nothing can be read there.
     """
-    if kind == "manifest":
-        return read_manifest(find_manifest(root), test_share)
-    return find_reader(kind)(root, test_share)
+    try:
+        if kind == "manifest":
+            yield from read_manifest(find_manifest(root), test_share)
+        else:
+            yield from find_reader(kind)(root, test_share)
+    except OSError as error:
+        what = error.strerror or error
+        raise DataError(f"{error.filename or root}: cannot be read ({what}); check its permissions") from error
 
 
 def _phantoms(config: DataConfig, seed: int, cache_folder: Path) -> Iterator[Item]:

@@ -87,7 +87,8 @@ def shrink_opened(
 
 
 def _moved(finding: Finding, old: tuple[int, int], new: tuple[int, int]) -> Finding:
-    return finding.model_copy(update={"boxes": smaller_boxes(finding.boxes, old, new)})
+    readings = tuple(smaller_boxes(boxes, old, new) for boxes in finding.readings)
+    return finding.model_copy(update={"boxes": smaller_boxes(finding.boxes, old, new), "readings": readings})
 
 
 def _file_name(study: Study) -> str:

@@ -151,8 +151,9 @@ _BOX = rf"\[{_NUMBER}(?:, {_NUMBER}){{3}}\]"
 _RESPONSE = re.compile(r"<think>(?P<think>.*?)</think><answer>(?P<answer>.*?)</answer>", re.DOTALL)
 _BOXES = re.compile(rf"{_BOX}(?:, {_BOX})*")
 _BRACKETS = re.compile(r"\[[^\[\]]*\]")
-_BRACKETED = re.compile(r"\s*\[[^\[\]]*\](?:,\s*\[[^\[\]]*\])*")
+_BRACKETED = re.compile(r"(?<!\s)\s*\[[^\[\]]*\](?:,\s*\[[^\[\]]*\])*")
 _TAG = re.compile(r"</?(?:think|answer)>")
+_TAGS = [OPEN_THINK, CLOSE_THINK, OPEN_ANSWER, CLOSE_ANSWER]
 MAX_BOXES = 64
 """More boxes than this in one answer is malformed: no chest X-ray needs them, and matching is cubic."""
 _MAX_CHARACTERS = 20_000
@@ -173,18 +174,25 @@ def parse_answer(
     Returns:
         The Answer. Never raises: whatever a model writes is an answer or malformed.
     """
-    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
-    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+    match = _in_form(text)
+    if match is None:
         return Answer(None, False, "")
     answer = match["answer"].strip()
     boxes = () if answer == NONE else _read_boxes(answer, width, height, coordinates, side)
     return Answer(boxes, boxes is not None, match["think"].strip())
 
 
+def _in_form(text: str) -> re.Match[str] | None:
+    """Thinking and answer of a response of the form, which has each of its four tags once."""
+    if len(text) > _MAX_CHARACTERS or _TAG.findall(text) != _TAGS:  # else lazy matching tries every pair of tags
+        return None
+    return _RESPONSE.fullmatch(text.strip())
+
+
 def parse_reasoning(text: str) -> Reasoning:
     """Read a response to CONCEPTS, as ``concepts_response`` writes it. Never raises; malformed says nothing."""
-    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
-    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+    match = _in_form(text)
+    if match is None:
         return Reasoning(frozenset(), frozenset(), False)
     links = {_link(part) for part in match["think"].split(";")}
     named = frozenset(name for part in match["answer"].split(",") if (name := part.strip()) in DISEASES)
@@ -206,8 +214,8 @@ def parse_joint(
         All boxes of the report in the order they are said, empty where it has none; malformed where the response is
         not of the form, a bracket holds anything but a box, or nothing is said beside boxes. Never raises.
     """
-    match = None if len(text) > _MAX_CHARACTERS else _RESPONSE.fullmatch(text.strip())
-    if match is None or _TAG.search(match["think"]) or _TAG.search(match["answer"]):
+    match = _in_form(text)
+    if match is None:
         return Answer(None, False, "")
     answer = match["answer"]
     report, found = without_boxes(answer), _BRACKETS.findall(answer)

@@ -22,6 +22,7 @@ class Section(StrEnum):
     VIEW = "view"
     """Named after the examination ("CHEST, TWO VIEWS:"): its findings, where the report has no section of that name."""
     ADDENDUM = "addendum"
+    """Or a preliminary reading: no part of the report itself."""
     RULE = "rule"
     """The title of another report in the same text, or a line drawn between two: ends an addendum."""
     OTHER = "other"
@@ -43,18 +44,26 @@ _OTHER: Final = frozenset(
      "recommendations", "recommendation(s)", "notification", "notifications", "diagnosis", "pfi"}
 )  # fmt: skip
 _OTHER_IN_CAPITALS: Final = frozenset(
-    {"exam", "exams", "study", "date", "note", "notes", "comment", "comments", "cc", "summary", "opinion", "wet read",
-     "wetread", "preliminary report", "provisional findings impression", "attestation", "dose", "signed", "report",
-     "medical condition", "underlying medical condition", "dictated by", "findings were discussed"}
+    {"exam", "exams", "study", "date", "note", "notes", "comment", "comments", "cc", "summary", "opinion",
+     "provisional findings impression", "attestation", "dose", "signed", "report",
+     "medical condition", "underlying medical condition", "dictated by"}
 )  # fmt: skip
 """Words that also begin a line inside the findings ("Note: the tip of …"): headers in capitals only."""
-_MISSPELT: Final = ("findings", "impression", "comparison", "indication")
+_PRELIMINARY: Final = frozenset({"wet read", "wetread", "preliminary report"})
+_MISSPELT: Final = ("findings", "impression", "conclusion", "comparison", "indication")
+_HOLDS_FINDINGS: Final = re.compile(r"(?:\w+ )?findings(?: \w+)?")
+_HOLDS_OTHER: Final = re.compile(
+    r"(?:[\w/&]+ ){0,3}(?:(?:impression|conclusion|comparison|indication|recommendation)s?|history)(?: [\w/&]+){0,3}"
+)
+"""Names in capitals around a word that names a section: "FINAL IMPRESSION", "COMPARISON STUDIES"."""
 _VIEW: Final = re.compile(r"chest|radiograph|views?\b|portable|frontal|\bpa\b|\bap\b|lateral|upright|supine|\bribs\b")
 
-_LINE: Final = re.compile(r"^[ \t]*(?P<name>[A-Za-z][A-Za-z0-9 \t,/&()'.-]{0,78}?)[ \t]*:(?=\s|$|[A-Za-z_])", re.M)
+_LINE: Final = re.compile(
+    r"^[ \t]*(?P<name>[A-Za-z](?:[A-Za-z0-9 \t,/&()'._#-]|(?<=\d):(?=\d)){0,78}?)[ \t]*:(?=\s|$|[A-Za-z_])", re.M
+)
 _ALONE: Final = re.compile(
     r"^[ \t]*(?P<name>FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|INDICATION|TECHNIQUE|HISTORY|EXAMINATION"
-    r"|ADDENDUM|FINAL REPORT|FINAL ADDENDUM|WET READ)[ \t]*$",
+    r"|ADDENDUM|FINAL REPORT|FINAL ADDENDUM|WET READ)[.;]?(?=[ \t]*$|[ \t]{2,}[A-Z])",
     re.M,
 )
 _INLINE: Final = re.compile(
@@ -125,7 +134,7 @@ def _kind(header: str, inside: Section) -> Section | None:
     capitals = header.isupper()
     if name == "final report":
         return Section.RULE
-    if name == "addendum" or (capitals and "addendum" in name):
+    if name == "addendum" or (capitals and ("addendum" in name or name in _PRELIMINARY)):
         return Section.ADDENDUM
     named = _named(name, capitals)
     # "CHEST:" inside the findings is a part of them, before them it may be all there is.
@@ -138,7 +147,11 @@ def _named(name: str, capitals: bool) -> Section | None:
     """The section a lower-case name is of, a letter or two amiss at most; None for other names."""
     if name in _FINDINGS:
         return Section.FINDINGS
-    if name in _OTHER or (capitals and name in _OTHER_IN_CAPITALS):
+    if name in _OTHER or (capitals and (name in _OTHER_IN_CAPITALS or name.startswith("findings were "))):
+        return Section.OTHER
+    if capitals and _HOLDS_FINDINGS.fullmatch(name):
+        return Section.FINDINGS
+    if capitals and _HOLDS_OTHER.fullmatch(name):
         return Section.OTHER
     for word in _MISSPELT:
         if abs(len(word) - len(name)) <= 2 and SequenceMatcher(None, name, word).ratio() >= 0.8:

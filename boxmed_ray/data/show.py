@@ -24,7 +24,7 @@ COLOURS: Final = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#46b5d1", "#f032e
 _COLUMNS: Final = 4
 _TILE: Final = 320
 _LINE: Final = 14
-_LINES: Final = 8
+_LINES: Final = 10
 _PAGE_SIDE: Final = 768
 """Longer sides are scaled down to this on the page."""
 
@@ -128,7 +128,9 @@ def _tile(study: Study, height: int) -> Image.Image:
             draw.rectangle(corners, outline=mark.colour, width=2)
         colour = mark.colour if mark.finding.boxes else "#666"
         lines += [(line, colour) for line in textwrap.wrap(mark.finding.phrase, 50)]
-    for number, (line, colour) in enumerate(lines[:_LINES]):
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], (f"… and {len(lines) - _LINES + 1} lines more", "#666")]
+    for number, (line, colour) in enumerate(lines):
         draw.text((6, _TILE + number * _LINE), line[:56], fill=colour, font=font)
     return tile
 

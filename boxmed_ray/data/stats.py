@@ -122,8 +122,9 @@ def _plot(table: Table, splits: Sequence[str], path: Path) -> Path:
     ends = [0] * len(rows)
     for split in splits:
         counts = [table.counts[row][split] for row in rows]
-        axes.barh(rows, counts, left=ends, label=split)
+        axes.barh(range(len(rows)), counts, left=ends, label=split)
         ends = [end + count for end, count in zip(ends, counts, strict=True)]
+    axes.set_yticks(range(len(rows)), labels=rows, parse_math=False)  # a name with $ in it is no formula
     axes.invert_yaxis()
     axes.set_title(table.row or table.name, loc="left")
     axes.legend(frameon=False)

@@ -45,6 +45,11 @@ class Finding(BaseModel):
     boxes: tuple[Box, ...] = Field((), description="xyxy float pixels of the stored image.")
     disease: str | None = Field(None, description="One of the 14 diseases, or None.")
     region: str | None = Field(None, description="One of the 12 regions, or None.")
+    readings: tuple[tuple[Box, ...], ...] = Field(
+        (),
+        description="The boxes of each person who read the image, where several are known; empty for one who saw none.",
+        exclude_if=lambda readings: not readings,  # most data sets have none, and their digests stay as they were
+    )
 
     @field_validator("disease")
     @classmethod
@@ -72,6 +77,13 @@ class Finding(BaseModel):
                 )
         return value
 
+    @field_validator("readings")
+    @classmethod
+    def _upright_readings(cls, value: tuple[tuple[Box, ...], ...]) -> tuple[tuple[Box, ...], ...]:
+        for boxes in value:
+            cls._upright_boxes(boxes)
+        return value
+
 
 class Study(BaseModel):
     """One image with what is known about it.
@@ -93,18 +105,18 @@ class Study(BaseModel):
     split: Split = "train"
     source: str = Field(min_length=1, description="Name of the data set.")
 
-    @field_validator("id", "patient_id")
+    @field_validator("id", "patient_id", "source", "view")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _plain_name(cls, value: str | None) -> str | None:
         # Names end up in tables and logs: a spreadsheet would run the first kind, a terminal the second.
-        if value[:1] in "=+-@" or not value.isprintable():
+        if value and (value[0] in "=+-@＝＋－＠" or not value.isprintable()):
             raise ValueError("must not begin with =, +, - or @ nor hold control characters; rename it")
         return value
 
     @model_validator(mode="after")
     def _boxes_inside(self) -> Study:
         for finding in self.findings:
-            for box in finding.boxes:
+            for box in (*finding.boxes, *(box for reading in finding.readings for box in reading)):
                 if box.x1 < -0.5 or box.y1 < -0.5 or box.x2 > self.width + 0.5 or box.y2 > self.height + 0.5:
                     raise ValueError(
                         f"box {tuple(box)} of {finding.phrase!r} leaves the {self.width}x{self.height} image; "

@@ -1,7 +1,7 @@
-"""What stands beside a model: a constant box per label, a box at random, and the boxes of a second reader.
+"""What stands beside a model: a constant box per label, a box at random, and what people answer.
 
-What lives here: fitting the constant box on training boxes, and answering with any of the three. What does not: the
-metrics (grounding.py), which score a baseline like any model.
+What lives here: fitting the constant box on training boxes, answering with any of these, and readers of the same image
+against each other. What does not: the metrics (grounding.py), which score a baseline like any model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from boxmed_ray.data.concepts import label_of
+from boxmed_ray.data.study import Study
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from rewards.box import pairwise_iou
 from rewards.sample import BoxT
@@ -92,6 +94,32 @@ def answer_as_reader(
             )
         )
     return answers
+
+
+def readers_against_each_other(studies: Iterable[Study]) -> list[GroundingRecord]:
+    """Each reader's boxes of a finding as the truth for each other reader of the image, both ways.
+
+    A finding that one of two readers did not see counts once, with IoU 0: the other's boxes are not there.
+    """
+    return [
+        GroundingRecord(
+            prompt_id=f"{study.id}/{i}/{j}/{finding.phrase}",
+            study_id=study.id,
+            label=label_of(finding),
+            width=study.width,
+            height=study.height,
+            target=tuple(tuple(box) for box in truth),
+            greedy=tuple(tuple(box) for box in other),
+            well_formed=True,
+            sampled=(tuple(tuple(box) for box in other),),
+            sampled_well_formed=(True,),
+        )
+        for study in studies
+        for finding in study.findings
+        for i, truth in enumerate(finding.readings)
+        for j, other in enumerate(finding.readings)
+        if i != j and truth
+    ]
 
 
 def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:

@@ -57,7 +57,7 @@ def compare_samples(first: Samples, second: Samples, resamples: int = 1000, seed
         ConfigError: the two were not measured on the same samples.
     """
     check_same_samples(first, second)
-    others = figures_of(_in_order_of(second, first))
+    others = figures_of(in_order_of(second, first))
     pairs = [(kind, ours, others[kind]) for kind, ours in figures_of(first).items()]
     p_values = {(kind, column): p for kind, ours, theirs in pairs for column, p in _tests(ours, theirs).items()}
     corrected = holm(p_values)
@@ -119,7 +119,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return corrected
 
 
-def _in_order_of(samples: Samples, order: Samples) -> Samples:
+def in_order_of(samples: Samples, order: Samples) -> Samples:
+    """The same samples (``check_same_samples``) in the order of others."""
     prompts = {record.prompt_id: record for record in samples.grounding}
     reports = {report.study_id: report for report in samples.reports}
     reasoning = {record.study_id: record for record in samples.concepts}

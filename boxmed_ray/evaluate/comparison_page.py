@@ -6,25 +6,27 @@ not: the figures (comparison.py) and the words around them (templates/comparison
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, data_uri
-from boxmed_ray.evaluate.comparison import Difference
+from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH
+from boxmed_ray.evaluate.comparison import Difference, in_order_of
+from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
+from boxmed_ray.evaluate.curves import curves_csv, draw_curves
 from boxmed_ray.evaluate.evaluation import Samples
-from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.evaluate.grounding_figures import label_ious
 from boxmed_ray.evaluate.label_figures import category_f1
-from boxmed_ray.evaluate.radar import radar_axes, radar_svg
-from boxmed_ray.evaluate.tables import comparison_csv
+from boxmed_ray.evaluate.radar import radar_axes, radar_csv, radar_svg
+from boxmed_ray.evaluate.study_cases import picture, study_cases, worst_studies
+from boxmed_ray.evaluate.tables import Beside, bare_p, baseline_names, comparison_csv
 from rewards.text.labels import label
 
-SHOWN = 24
+_KINDS: Final = {"grounding": "Grounding", "concepts": "Reasoning", "reports": "Reports"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +37,56 @@ class Bars:
     rows: Mapping[str, tuple[float | None, float | None]]
 
 
-def write_comparison_page(
-    path: Path, names: tuple[str, str], found: Sequence[Difference], first: Samples, second: Samples
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One evaluation of a comparison: its name, its samples, and the metrics of its training, for the curves."""
+
+    name: str
+    samples: Samples
+    metrics: Sequence[Mapping[str, Any]] = ()
+
+
+def write_comparison_page(path: Path, found: Sequence[Difference], first: Side, second: Side, beside: Beside) -> None:
     """Write the page; images that are no longer where they were are left out, their boxes stay.
 
     Args:
         path: of the page.
-        names: of both sides.
         found: the comparison.
-        first: samples of the side held to be better.
-        second: the same samples of the other.
+        first: the side held to be better.
+        second: the other, over the same samples.
+        beside: baselines of the figures of grounding.
     """
     environment = Environment(
         loader=PackageLoader("boxmed_ray.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    bars = class_bars(first, second)
+    environment.filters["p"] = bare_p
+    names = first.name, second.name
+    bars = class_bars(first.samples, second.samples)
     axes = radar_axes([{each.name: each.first for each in found}, {each.name: each.second for each in found}])
-    table = comparison_csv(found)
-    classes = "chart,class,first,second\n" + "".join(
-        f"{chart.title},{name},{_cell(a)},{_cell(b)}\n" for chart in bars for name, (a, b) in chart.rows.items()
-    )
-    cases = worst_cases(first, second)
+    classes = [[chart.title, name, *values] for chart in bars for name, values in chart.rows.items()]
+    others = study_cases(in_order_of(second.samples, first.samples))
+    curves = {f"curves-{i}.csv": side.metrics for i, side in enumerate((first, second), start=1) if side.metrics}
     page = environment.get_template("comparison.html").render(
         names=names,
         css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
-        found=found,
+        kinds={title: own for kind, title in _KINDS.items() if (own := [each for each in found if each.kind == kind])},
+        beside=beside,
+        baselines=baseline_names(beside),
         bars=bars,
         radar=Markup(radar_svg(axes, names)),
-        downloads={"figures.csv": csv_uri(table), "classes.csv": csv_uri(classes)},
-        cases=[(ours, theirs, _picture(first.images.get(ours.study_id))) for ours, theirs in cases],
-        prompts=sum(bool(record.target) for record in first.grounding),
+        curves=[(curve, Markup(curve.svg)) for curve in draw_curves(first.metrics, second.metrics)],
+        downloads={
+            "figures.csv": csv_uri(comparison_csv(found, beside)),
+            "classes.csv": csv_uri(csv_text([["chart", "class", "first", "second"], *classes])),
+            "radar.csv": csv_uri(radar_csv(axes, names)),
+            **{name: csv_uri(curves_csv(lines)) for name, lines in curves.items()},
+        },
+        cases=[
+            (case, others[case.study_id], picture(first.samples, case.study_id))
+            for case in worst_studies(first.samples)
+        ],
+        studies=len(others),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -81,13 +101,6 @@ def class_bars(first: Samples, second: Samples) -> list[Bars]:
     return [chart for chart in charts if chart.rows]
 
 
-def worst_cases(first: Samples, second: Samples, count: int = SHOWN) -> list[tuple[GroundingRecord, GroundingRecord]]:
-    """Prompts with a target, both sides' answers, by the first side's IoU from below."""
-    others = {record.prompt_id: record for record in second.grounding}
-    found = sorted((r for r in first.grounding if r.target), key=lambda r: (r.iou, r.prompt_id))
-    return [(record, others[record.prompt_id]) for record in found[:count]]
-
-
 def categories(samples: Samples) -> dict[str, float]:
     """Positive-class F1 of each CheXpert category in the generated reports."""
     return category_f1(
@@ -100,16 +113,3 @@ def paired_bars(
 ) -> dict[str, tuple[float | None, float | None]]:
     """Values of both sides by class."""
     return {name: (first.get(name), second.get(name)) for name in sorted(first.keys() | second.keys())}
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
-def csv_uri(text: str) -> str:
-    """A CSV file in a ``data:`` address."""
-    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
-
-
-def _picture(path: str | None) -> str | None:
-    return data_uri(Path(path)) if path and Path(path).is_file() else None

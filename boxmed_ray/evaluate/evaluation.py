@@ -76,6 +76,9 @@ class Evaluation(BaseModel):
     concepts: dict[str, FigureValue] = Field(default_factory=dict, description="Of reasoning.")
     reports: dict[str, FigureValue]
     missing: dict[str, str] = Field(description="Figures that are not there → why, and the remedy.")
+    readers: str = Field(
+        "", description="The images over which readers stand beside the figures of grounding; empty: none has several."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILE: Final = "judge.jsonl"
 _CHECK_S: Final = 20.0
 Schema = Mapping[str, Any]
+_OTHER_PROTOCOL: Final = "answers, but not as OpenAI's protocol has it; correct url (it ends in /v1 mostly)"
 _PLACES = re.compile(r"\{reference\}|\{candidate\}")
 
 
@@ -78,6 +79,12 @@ class Judge:
         with OpenAI(base_url=config.url, api_key=self._key, timeout=min(_CHECK_S, config.timeout_s)) as client:
             try:
                 served = [model.id for model in client.models.list()]
+            except (
+                ValueError,
+                TypeError,
+                AttributeError,
+            ) as error:  # no JSON, or another; the client lets both through
+                raise ConfigError(f"judge {config.model!r} at {config.url} {_OTHER_PROTOCOL}") from error
             except APIConnectionError as error:
                 raise ConfigError(
                     f"judge {config.model!r} at {config.url} does not answer: {error}; start it"
@@ -160,8 +167,13 @@ class Judge:
                 f"judge {config.model!r} at {config.url} refuses: {error.status_code} {error.message[:300]}; "
                 f"{_remedy(error.status_code)}"
             ) from error
-        choice = answer.choices[0]
-        return choice.message.content or None if choice.finish_reason == "stop" else None
+        except ValueError as error:  # says that it is JSON and is not
+            raise JudgeError(f"judge {config.model!r} at {config.url} {_OTHER_PROTOCOL}") from error
+        try:
+            choice = answer.choices[0]
+            return choice.message.content or None if choice.finish_reason == "stop" else None
+        except (AttributeError, IndexError, TypeError) as error:  # the client does not check what it gives back
+            raise JudgeError(f"judge {config.model!r} at {config.url} {_OTHER_PROTOCOL}") from error
 
 
 def fill(template: str, reference: str, candidate: str) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 
 from boxmed_ray.config import JudgeConfig, JudgesConfig
 from boxmed_ray.evaluate import gema, green
-from boxmed_ray.evaluate.judge import Judge, JudgeError, fill, read_question
+from boxmed_ray.evaluate.judge import FILE, Judge, JudgeError, fill, read_question
 
 Row = Mapping[str, float]
 
@@ -80,6 +80,11 @@ def judge_scores(
         except JudgeError as error:
             missing[metric] = str(error)
             continue
+        if rows and not any(metric in row for row in rows):
+            missing[metric] = (
+                f"no reply of judge {config.model!r} at {config.url} can be read as a verdict; look at them in "
+                f"{folder / FILE}, ask another model or raise max_tokens"
+            )
         tag = judge_tag(metric, config)
         names = [name for name in JUDGED if any(name in row for row in rows)]
         values |= {f"{name}[{tag}]": [row.get(name, math.nan) for row in rows] for name in names}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
+from boxmed_ray.evaluate.csv_text import csv_text
 from boxmed_ray.evaluate.report_figures import score_kind
 
 RADAR: Final[Mapping[str, str]] = {
@@ -70,6 +71,11 @@ def radar_svg(axes: Mapping[str, Sequence[float | None]], names: Sequence[str]) 
         f'<svg viewBox="{-_WIDTH / 2:g} {-_HEIGHT / 2:g} {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{described}">'
         f"{rings}{shapes}{words}</svg>"
     )
+
+
+def radar_csv(axes: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> str:
+    """A line an axis, a column a model."""
+    return csv_text([["axis", *names], *([words, *values] for words, values in axes.items())])
 
 
 def _corner(i: int, count: int, share: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ figures (summary.py), the curves (curves.py), the choice of cases (cases.py), th
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, Case, ReportCase, choose_cases, data_uri
-from boxmed_ray.evaluate.curves import draw_curves
+from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
+from boxmed_ray.evaluate.curves import curves_csv, draw_curves
 from boxmed_ray.evaluate.summary import GroundingSummary, Summary
 from boxmed_ray.evaluate.verdict import verdict
 from boxmed_ray.evaluate.watched import read_alarms, read_watched
@@ -24,6 +25,7 @@ from boxmed_ray.tracking import read_metrics
 FILE = "report.html"
 SHOWN_CASES, SHOWN_REPORTS = 24, 8
 STAGES = {
+    "random_box": "Random box",
     "constant_box": "Constant box",
     "mcl": "MCL",
     "svr": "SVR",
@@ -49,6 +51,7 @@ def write_report(
         "report.html",
         metrics,
         summary=summary,
+        downloads=_downloads(summary, _read(metrics)),
         remarks=verdict(summary),
         stages=_stages(summary),
         labels=_label_rows(summary),
@@ -97,11 +100,28 @@ def _stages(summary: Summary) -> list[tuple[str, GroundingSummary]]:
     return [(name, row) for name, row in rows if row is not None]
 
 
+def _downloads(summary: Summary, metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name → CSV file of all that the page draws or lists, as an address."""
+    grounding: list[list[object]] = [["model", "label", "n", "mean_iou", "sampled_mean_iou", "share_50"]]
+    for name, row in _stages(summary):
+        for label, part in (("", row), *row.per_label.items()):
+            grounding.append([name, label, part.n, part.mean_iou, part.sampled_mean_iou, part.share_50])
+    files = {"grounding.csv": csv_text(grounding)}
+    if summary.report and summary.report.disease_f1_per_label:
+        scores = summary.report.disease_f1_per_label.items()
+        lines = [[disease, row.f1, row.precision, row.recall, row.n] for disease, row in scores]
+        files["diseases.csv"] = csv_text([["disease", "f1", "precision", "recall", "n"], *lines])
+    if metrics:
+        files["curves.csv"] = curves_csv(metrics)
+    return {name: csv_uri(text) for name, text in files.items()}
+
+
 def _label_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One row a label: greedy means of the three columns, and whether SVR (or MCL) beats the constant box."""
-    columns = {key: getattr(summary.grounding, key) for key in ("constant_box", "mcl", "svr")}
+    """One row a label: greedy means of the columns, and whether SVR (or MCL) beats the constant box."""
+    columns = {key: getattr(summary.grounding, key) for key in ("random_box", "constant_box", "mcl", "svr")}
     rows = []
-    for label, constant in summary.grounding.constant_box.per_label.items():
+    all_labels = summary.grounding.constant_box.per_label if summary.grounding.constant_box else {}
+    for label, constant in all_labels.items():
         row: dict[str, Any] = {"label": label, "n": constant.n}
         row |= {key: part.per_label.get(label) if part else None for key, part in columns.items()}
         best = row["svr"] or row["mcl"]

@@ -49,9 +49,13 @@ class GroundingSummary(_Section):
 
 
 class Grounding(_Section):
-    """Grounding after each stage; a stage that did not run is None."""
+    """Grounding of two answers that never see the image, and after each stage.
 
-    constant_box: GroundingSummary
+    A stage that did not run is None; so is everything where no held-out image has a box.
+    """
+
+    constant_box: GroundingSummary | None
+    random_box: GroundingSummary | None = None
     mcl: GroundingSummary | None
     svr: GroundingSummary | None
     adapter_off: GroundingSummary | None
@@ -120,7 +124,7 @@ def labels_below_baseline(summary: Summary, stage: str = "svr") -> list[str]:
     model: GroundingSummary | None = getattr(summary.grounding, stage)
     if model is None:
         return []
-    constant = summary.grounding.constant_box.per_label
+    constant = summary.grounding.constant_box.per_label if summary.grounding.constant_box else {}
     return [
         label
         for label, score in model.per_label.items()

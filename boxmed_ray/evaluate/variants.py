@@ -15,8 +15,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from boxmed_ray.evaluate.comparison import compare_samples, holm
-from boxmed_ray.evaluate.evaluation import Samples, figures_of
+from boxmed_ray.evaluate.evaluation import Evaluation, Samples, figures_of
 from boxmed_ray.evaluate.report_figures import score_kind
 
 COLUMNS: Mapping[str, str] = {
@@ -113,6 +115,23 @@ def variant_table(
         for variant in variants
     }
     return {**rows, name: own}
+
+
+def baseline_rows(evaluations: Sequence[Evaluation]) -> dict[str, Row]:
+    """Baseline → its row: what answers that never see the image reach, and people, over all seeds' prompts."""
+    cells: dict[str, dict[str, list[tuple[float, int]]]] = {}
+    for evaluation in evaluations:
+        for name, figure in evaluation.grounding.items():
+            for baseline, value in figure.baselines.items():
+                if name in COLUMNS:
+                    cells.setdefault(baseline, {}).setdefault(COLUMNS[name], []).append((value, figure.n))
+    return {
+        baseline.replace("_", " "): {
+            heading: Cell(float(np.average([v for v, _ in pairs], weights=[n for _, n in pairs])))
+            for heading, pairs in row.items()
+        }
+        for baseline, row in cells.items()
+    }
 
 
 def table_csv(rows: Mapping[str, Row]) -> str:

@@ -52,7 +52,7 @@ def _svr_over_mcl(summary: Summary) -> Remark | None:
 def _over_baseline(summary: Summary) -> Remark | None:
     stage = "svr" if summary.grounding.svr is not None else "mcl"
     model = getattr(summary.grounding, stage)
-    if model is None:
+    if model is None or summary.grounding.constant_box is None:
         return None
     below = labels_below_baseline(summary, stage)
     if not below:

@@ -27,10 +27,14 @@ BUCKET_ELEMENTS = 100_000_000
 """Of DeepSpeed's reduce and all-gather buckets together, as model/engine.py sets them."""
 LIVE_ELEMENTS = 1_000_000_000
 """Gathered parameters that ZeRO 3 keeps at once (DeepSpeed's default)."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""That ZeRO 3 steps at once (DeepSpeed's default)."""
 LOGIT_BYTES = 4 * (1 << 24) * 4
 """A chunk of float32 logits as model/logprobs.py takes them, its softmax, gradient and copy."""
 BATCHED_TOKENS = 4096
 """Tokens of an engine's step, as actors/vllm_start.py sets them."""
+
+_MORE = "more than the activations of training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class LearnerLoad:
 
 
 def learner(model: Architecture, load: LearnerLoad) -> list[Item]:
-    """What a learner rank holds at its fullest moment, the backward pass or the reference's pass."""
+    """What a learner rank holds at its fullest moment: a backward pass, a step, or the reference's pass."""
     b, ranks, total = load.weight_bytes, load.ranks, model.total
     stage = max(1, load.zero_stage) if b == 2 else load.zero_stage
     share = f" / {ranks} ranks" if ranks > 1 else ""
@@ -98,21 +102,40 @@ def learner(model: Architecture, load: LearnerLoad) -> list[Item]:
 
 
 def _working(model: Architecture, load: LearnerLoad) -> list[Item]:
-    """Activations and the reference. One that waits on the host is on the GPU when there are no activations."""
+    """What comes on top of the state at the fullest of three moments.
+
+    They are the backward pass, the optimiser's step, and the pass of a reference that waits on the host otherwise;
+    activations are there in the first only.
+    """
     b = load.weight_bytes
     text, how = _text_activations(model, load)
     vision, seen = _vision_activations(model, load)
-    working = [
-        Item("activations", text, how),
-        Item("vision activations", vision, seen),
-        Item("logits", LOGIT_BYTES, "chunks of float32 logits, four times"),
+    moments = [
+        [
+            Item("activations", text, how),
+            Item("vision activations", vision, seen),
+            Item("logits", LOGIT_BYTES, "chunks of float32 logits, four times"),
+        ],
+        [_step(load)],
     ]
     copy = Item("reference", b * model.total, f"{b} B x {_billions(model.total)}, whole on every rank")
-    if load.reference == "learner":
-        return [*working, copy]
-    if load.reference == "cpu" and copy.size > sum(item.size for item in working):
-        return [Item("reference in its pass", copy.size, f"{copy.formula}; more than the activations of training")]
-    return working
+    if load.reference == "cpu":
+        moments.append([Item("reference in its pass", copy.size, f"{copy.formula}; {_MORE}")])
+    fullest = max(moments, key=lambda items: sum(item.size for item in items))
+    return [*fullest, copy] if load.reference == "learner" else fullest
+
+
+def _step(load: LearnerLoad) -> Item:
+    """Of the gradient's float32 copy and torch's AdamW, which keeps one tensor of the moments' size beside them."""
+    ranks = load.ranks if load.zero_stage or load.weight_bytes == 2 else 1
+    count, more = load.trained // ranks, 8 - load.weight_bytes
+    if load.zero_stage == 3:
+        count = min(count, SUB_GROUP_ELEMENTS)
+    return Item(
+        "optimiser's step",
+        more * count,
+        f"{more} B x {_billions(count)} (float32 gradient, AdamW's temporary) beside the gradients; {_MORE}",
+    )
 
 
 def _text_activations(model: Architecture, load: LearnerLoad) -> tuple[int, str]:

@@ -101,18 +101,20 @@ def _layouts(config: RunConfig, gpus: int) -> Iterator[tuple[float, dict[str, An
             learners = gpus - workers * parallel
             distance = abs(math.log2(workers * parallel / learners) - wanted)
             distance += abs(math.log2(parallel / resources.tensor_parallel)) + 2 * resources.colocated
-            yield distance, _layout(learners, workers, parallel, gpus, colocated=False)
-    yield 0.0 if resources.colocated else 3.0, _layout(gpus, gpus, 1, gpus, colocated=True)
+            yield distance, _layout(config, learners, workers, parallel, colocated=False)
+    yield 0.0 if resources.colocated else 3.0, _layout(config, gpus, gpus, 1, colocated=True)
 
 
-def _layout(learners: int, workers: int, parallel: int, gpus: int, *, colocated: bool) -> dict[str, Any]:
+def _layout(config: RunConfig, learners: int, workers: int, parallel: int, *, colocated: bool) -> dict[str, Any]:
+    gpus = learners if colocated else learners + workers * parallel
     return {
         "resources.learner_ranks": learners,
         "resources.rollout_workers": {"min": workers, "max": workers},
         "resources.gpus_per_learner": 1,
         "resources.gpus_per_rollout": parallel,
         "resources.colocated": colocated,
-        "resources.train_workers": gpus,
+        # A train worker without an example of the batch would have nothing to compute.
+        "resources.train_workers": min(gpus, config.mcl.batch_size, config.adapter.batch_size),
     }
 
 

@@ -27,7 +27,7 @@ from boxmed_ray.events import EventWriter
 from boxmed_ray.stages.drift import REWARD, Alarm, Drift
 from boxmed_ray.tracking import MetricsWriter
 from rewards.habits import mean_and_spread
-from rewards.registry import check, held_out, reads
+from rewards.registry import check, held_out, known, reads
 
 log = logging.getLogger(__name__)
 FILE, STAGE, EVENT = "watch.jsonl", "watch_", "alarm"
@@ -46,7 +46,7 @@ def watched(config: RunConfig) -> dict[TaskName, list[str]]:
         return {task: held_out(weights, ASKED[task], paths) for task, weights in config.svr.routes.items()}
     check(dict.fromkeys(names, 1.0), paths)
     return {
-        task: [name for name in names if name not in weights and reads(name) <= ASKED[task]]
+        task: [name for name in names if known(name) not in map(known, weights) and reads(name) <= ASKED[task]]
         for task, weights in config.svr.routes.items()
     }
 

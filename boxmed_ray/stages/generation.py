@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from boxmed_ray.actors.pool import Pool
-from boxmed_ray.actors.pool_items import LostError
+from boxmed_ray.actors.pool_items import LostError, PoolError
 from boxmed_ray.actors.types import Group, Prompt
 from boxmed_ray.config import RunConfig
 
@@ -43,7 +43,7 @@ def generate(
     itself alone.
 
     Raises:
-        PoolError: there are no workers any more.
+        PoolError: there are no workers any more, or every single prompt was given up.
         DataError: an image cannot be read.
     """
 
@@ -71,6 +71,9 @@ def generate(
                 alone = [ask([prompt]) for prompt in batch]
                 each = [_unless_lost(prompt, future) for prompt, future in zip(batch, alone, strict=True)]
                 groups += [None if one is None else one[0] for one in each]
+    if groups and all(group is None for group in groups):
+        # An engine that dies of its model or its adapter answers nothing: no figure is to be made of that.
+        raise PoolError(f"each of {len(groups)} prompts has cost its worker; mend what the log above names")
     return groups
 
 

@@ -16,7 +16,7 @@ from boxmed_ray.config import RunConfig
 from boxmed_ray.data.examples import concept_examples_of, report_example
 from boxmed_ray.data.images import read_bytes
 from boxmed_ray.data.load import Dataset
-from boxmed_ray.data.study import Study
+from boxmed_ray.data.study import DataError, Study
 from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.events import EventWriter
@@ -58,12 +58,14 @@ def answer_held_out(config: RunConfig, dataset: Dataset, model: Path, adapter: A
 
     Raises:
         PoolError: no worker starts.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the held-out split has nothing to ask about.
     """
     held_out = dataset.split("test")
     questions = grounding_questions(held_out, config)
     studies = [study for study in held_out if study.report][: config.evaluate.images]
     reasoning = [e for study in held_out for e in concept_examples_of(study)][: config.evaluate.images]
+    if not questions and not studies and not reasoning:
+        raise DataError("the held-out split has no box, no finding and no report: there is nothing to ask about")
     workers = config.resources.rollout_workers.max
     with ray_session(num_cpus=float(config.resources.threads * workers + 1)):
         rank = adapter.rank if adapter else 0

@@ -5,12 +5,18 @@ What lives here: the questions and the messages. What does not: rewards (rewards
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Final
 
 from boxmed_ray.config import ConfigError, RunConfig, TaskName
 from boxmed_ray.data.mixture import ASKED
 from boxmed_ray.stages.cheating import watched
-from rewards.registry import check, reads
+from rewards.metrics import METRICS, Loaded
+from rewards.registry import check, metrics_of, reads
+from rewards.scorers import Paths
 
 EXAMPLES: Final[dict[TaskName, str]] = {
     "grounding": "{soft_f1: 1.0, format: 1.0}",
@@ -22,6 +28,9 @@ EXAMPLES: Final[dict[TaskName, str]] = {
 
 def check_rewards(config: RunConfig) -> None:
     """Refuse rewards and watching scorers that cannot be built, or that read what a task does not ask for.
+
+    Scorers with weights of their own are loaded once, in a process that ends: a broken file must not show after hours
+    of MCL.
 
     Raises:
         ConfigError: with key, name and remedy.
@@ -40,6 +49,28 @@ def check_rewards(config: RunConfig) -> None:
                 f"set svr.task_rewards.{task}={EXAMPLES[task]}, for instance"
             )
     try:
-        watched(config)
+        measuring = watched(config)
     except ValueError as error:
         raise ConfigError(f"svr.watch.scorers: {error}") from error
+    if "svr" not in config.skip:
+        used = (*config.svr.routes.values(), *measuring.values())
+        names = metrics_of(name for part in used for name in part)
+        _try_loading([name for name in names if set(METRICS[name].needs) - {"minilm"}], config.scorers.paths)
+
+
+def _try_loading(names: Sequence[str], paths: Paths) -> None:
+    if not names:
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        try:
+            child.submit(_load, names, paths).result()
+        except ValueError as error:
+            raise ConfigError(f"svr: {error}") from error
+        except BrokenProcessPool as error:
+            raise ConfigError(f"svr: the process that loads {', '.join(names)} was killed; out of memory?") from error
+
+
+def _load(names: Sequence[str], paths: Paths) -> None:
+    loaded = Loaded(paths)
+    for name in names:
+        loaded.metric(name)

@@ -81,6 +81,7 @@ def rollout_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         "response_tokens": float(np.mean([len(rollout.token_ids) for rollout in rollouts])),
         "truncated": float(np.mean([rollout.truncated for rollout in rollouts])),
         "malformed": float(np.concatenate([group.malformed for group in scored]).mean()),
+        "unscored": sum(int(group.unscored.sum()) for group in scored) / len(rollouts),
     }
     for name in dict.fromkeys(name for group in scored for name in group.components):
         parts = [group.components[name] for group in scored if name in group.components]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rewards.text.batches import token_batches
-from rewards.text.pair import MAX_CHARACTERS, check_pairs
+from rewards.text.pair import check_pairs, readable
 
 DISTILROBERTA_LAYERS = 5
 DISTILROBERTA_BASELINE = 0.8473319
@@ -119,7 +119,7 @@ class BertScore:
         return embedded
 
     def _tokens(self, text: str) -> list[int]:
-        text = text[:MAX_CHARACTERS].strip()
+        text = readable(text).strip()
         encoded = self._tokenizer.encode(
             self._prefix + text if text else "", add_special_tokens=True, truncation=True, max_length=self._limit
         )

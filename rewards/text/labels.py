@@ -81,6 +81,7 @@ class _Scope:
 
     Attributes:
         denied, doubted, ignored: a cue before is in force.
+        cue: token of the last word that denies or doubts what follows.
         versus: the next mention is the other side of a "versus".
         verb: the clause has its verb.
         fresh: a separator came after the verb, so that the next noun opens a clause of its own.
@@ -94,6 +95,7 @@ class _Scope:
     denied: bool = False
     doubted: bool = False
     ignored: bool = False
+    cue: int = -1
     versus: bool = False
     verb: bool = False
     fresh: bool = False
@@ -123,7 +125,7 @@ class _Reader:
             if entry.cues:
                 self._cue(index, entry.cues)
             if entry.subjects:
-                self._subject(entry)
+                self._subject(index, entry)
             if entry.states:
                 self._state(index, found)
             for finding in entry.findings:
@@ -159,7 +161,7 @@ class _Reader:
 
     def _open_item(self, index: int, cues: frozenset[str]) -> None:
         kind, end = self._scope.separator
-        if "opens" not in cues or kind == "or" or self._phrases[index].start > end + 1:
+        if "opens" not in cues or kind == "or" or self._phrases[index].start > end + 1 or self._scope.cue >= end:
             return
         if (self._scope.denied or self._scope.doubted) and not self._list_goes_on(index):
             self._scope.denied = self._scope.doubted = False
@@ -175,7 +177,7 @@ class _Reader:
             scope.denied |= "denies" in cues
             scope.doubted |= "doubts" in cues
             scope.fresh = scope.verb = False
-            scope.mentions = []
+            scope.cue, scope.mentions = self._start, []
             return
         reached = scope.mentions if scope.listed else scope.mentions[-1:]
         if "denied" in cues:
@@ -188,7 +190,11 @@ class _Reader:
         if self._scope.fresh:
             self._scope = _Scope(ignored=self._scope.ignored, versus=self._scope.versus)
 
-    def _subject(self, entry: Entry) -> None:
+    def _subject(self, index: int, entry: Entry) -> None:
+        scope, (kind, end) = self._scope, self._scope.separator
+        opens = kind in ("comma", "and") and scope.cue < end and self._start <= end + 1
+        if opens and (scope.denied or scope.doubted) and self._verb_follows(index):
+            scope.fresh = True  # "no effusion, heart is enlarged"
         self._enter_clause()
         for states, status in self._scope.waiting:
             self._join(entry.subjects, states, status)
@@ -226,6 +232,12 @@ class _Reader:
         last = self._until(index, lambda found: bool(found.entry.cues & {"or", "ends", "denies", SENTENCE_END}))
         return last is not None and "or" in last.entry.cues
 
+    def _verb_follows(self, index: int) -> bool:
+        """Whether the noun has a verb of its own, before the next separator or finding."""
+        stops = {"verb", "comma", "and", "or", "with", "ends", SENTENCE_END}
+        last = self._until(index, lambda found: bool(found.entry.findings or found.entry.cues & stops))
+        return last is not None and "verb" in last.entry.cues
+
     def _noun_after(self, index: int) -> Entry | None:
         """The finding or subject that the phrase stands directly before, if it does."""
         end = self._phrases[index].end
@@ -235,7 +247,7 @@ class _Reader:
                 found.start > end + _REACH
                 or found.entry.findings
                 or found.entry.subjects
-                or found.entry.cues & {"comma", "and", "or", "with", "ends", "verb", SENTENCE_END}
+                or found.entry.cues & {"comma", "and", "or", "with", "denies", "ends", "verb", SENTENCE_END}
             ),
         )
         if last is None or last.start > end + _REACH or not (last.entry.findings or last.entry.subjects):

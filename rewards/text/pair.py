@@ -42,6 +42,11 @@ def check_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> None:
         raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses; they must pair")
 
 
+def readable(text: str) -> str:
+    """The part of a text that is read, as tokenizers can take it: half of a surrogate pair is a ``?``."""
+    return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+
+
 def has_words(text: str) -> bool:
     """Whether there is a letter or a digit of any alphabet in the part that is read."""
     return _WORD.search(text[:MAX_CHARACTERS]) is not None
@@ -50,12 +55,10 @@ def has_words(text: str) -> bool:
 def spoken(response: str) -> str:
     """The report in a response: what comes after the thinking, without answer tags.
 
-    Thinking that never ends is no report: empty. Where a prompt has opened the thinking already, the response holds
-    its end alone.
+    Thinking that never ends is no report, nor is what follows its beginning. Where a prompt has opened the thinking
+    already, the response holds its end alone.
     """
-    _, closed, report = response[:MAX_CHARACTERS].rpartition(_CLOSE_THINK)
-    if not closed and report.lstrip().startswith(_OPEN_THINK):
-        return ""
+    report = response[:MAX_CHARACTERS].rpartition(_CLOSE_THINK)[2].partition(_OPEN_THINK)[0]
     return _ANSWER_TAG.sub(" ", report).strip()
 
 

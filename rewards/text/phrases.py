@@ -19,7 +19,7 @@ Joint = tuple[str, str]
 """A finding and the key of the table that joins it: ``joined``, ``doubtful`` or ``denied``."""
 
 SENTENCE_END: Final = "sentence end"
-_TOKEN = re.compile(r"[a-z]+|[,;?!\n]|\.(?!\d)")  # the dot of 1.5 ends nothing
+_TOKEN = re.compile(r"[a-z]+|[,:;?!\n]|\.(?!\d)")  # the dot of 1.5 ends nothing
 _SENTENCE_ENDS = frozenset(";?!\n.")
 _ALTERNATIVES = re.compile(r"\(([^)]*)\)")
 _JOINTS = ("joined", "doubtful", "denied")

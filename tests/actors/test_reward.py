@@ -11,6 +11,7 @@ from boxmed_ray.actors.reward import RewardWorker
 from boxmed_ray.actors.types import Group, Prompt, Rollout
 from boxmed_ray.data.prompts import Task
 from boxmed_ray.data.study import Box
+from rewards.sample import Sample
 from rewards.text.entities import EntityF1
 
 
@@ -92,6 +93,24 @@ def test_each_task_has_rewards_of_its_own_whatever_their_order() -> None:
     ]
     assert scored[2].malformed.tolist() == [False, True]
     assert scored[2].components["length"].tolist() == [0, 0]  # of the report, boxes and thinking do not count
+
+
+def fails_on_edema(batch: Sequence[Sample]) -> list[float]:
+    """A user's reward below 0 that cannot take every text."""
+    if any("Edema" in sample.text for sample in batch):
+        raise KeyError("Edema")
+    return [-float(len(sample.text)) for sample in batch]
+
+
+def test_a_response_that_makes_a_scorer_fail_gains_nothing_by_it() -> None:
+    report = Prompt("r", Task.REPORT, None, "s", "s.png", 10, 10, target_text="No effusion.")
+    worker = RewardWorker({Task.REPORT: {f"{__name__}:fails_on_edema": 1.0, "entity_f1": 1.0}}, "permille", 112)
+    some, every = worker.score(
+        [Group(report, (rollout("Effusion"), rollout("Edema."), rollout("abc")), 0), Group(report, (rollout("Edema"),))]
+    )
+    assert some.rewards.tolist() == [-8, -8, -3]
+    assert some.unscored.tolist() == [False, True, False]
+    assert (every.rewards.tolist(), every.unscored.tolist()) == ([0], [True])
 
 
 def test_responses_are_measured_by_what_does_not_reward_them() -> None:

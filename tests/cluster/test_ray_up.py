@@ -48,6 +48,9 @@ def spelt(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield from ((key, inner) for inner in value)
         if key == "available_node_types":
             yield from ((key, name, inner) for name, node in value.items() for inner in node)
+            yield from (
+                (key, name, "docker", inner) for name, node in value.items() for inner in node.get("docker", ())
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -66,6 +69,17 @@ def test_any_misspelt_key_is_found(path: Path) -> None:
             continue
         missed.append(keys)
     assert not missed
+
+
+def test_containers_have_what_ray_up_needs_of_them() -> None:
+    text = (CLUSTER / "ray-up" / "aws.yaml").read_text()
+    # Ray takes its token from the home folder of the container's user, and copies its own files in with rsync.
+    assert list(yaml.safe_load(text)["file_mounts"]) == ["/home/boxmed/.ray/auth_token"]
+    for kind in ("cpu", "gpu"):
+        image = (CLUSTER.parent / "docker" / f"Dockerfile.{kind}").read_text()
+        (installed,) = (line.split() for line in image.splitlines() if "apt-get install" in line)
+        assert "rsync" in installed
+        assert "--create-home --shell /bin/bash boxmed" in image
 
 
 def test_the_clouds_nodes_have_what_the_real_recipes_ask_for() -> None:

@@ -42,6 +42,14 @@ def test_good_studies_have_no_problem(tmp_path: Path) -> None:
     assert problems(*(study(tmp_path, name, patient_id=f"p{name}") for name in "abcd")) == []
 
 
+def test_one_id_twice_in_a_data_set(tmp_path: Path) -> None:
+    first = study(tmp_path, "a", patient_id="1", source="mimic-cxr")
+    second = first.model_copy(update={"source": "ms-cxr"})  # the same image of the same patient
+    assert problems(first, second) == []
+    again = first.model_copy(update={"image": study(tmp_path, "b").image})
+    assert codes(problems(first, again)) == [("error", "duplicate-id", "a")]
+
+
 def test_a_patient_in_two_splits_of_two_data_sets_on_the_same_patients(tmp_path: Path) -> None:
     first = study(tmp_path, "a", patient_id="10", source="mimic-cxr")
     second = study(tmp_path, "b", patient_id="10", source="ms-cxr", split="test")

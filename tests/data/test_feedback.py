@@ -73,3 +73,22 @@ def test_a_broken_line_is_named(kept: Path) -> None:
 def test_a_folder_without_feedback_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_feedback(tmp_path)
+
+
+@pytest.mark.parametrize("image", ["../../secret", "/etc/x", "..", "0" * 15])
+def test_a_digest_that_is_a_path_reaches_no_file(kept: Path, image: str) -> None:
+    secret = kept.parent / "secret.png"
+    SEEN.save(secret)
+    line = {"report": REPORT, "sentence": 9, "text": "A line.", "verdict": "right", "image": image}
+    with (kept / "feedback.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    result = read_feedback(kept)
+    assert len(result.studies) == 1
+    assert result.left_out["its image was not kept (--feedback-images)"] == 2
+
+
+def test_a_kept_image_that_is_damaged_is_named(kept: Path) -> None:
+    path = next((kept / "images").glob("*.png"))
+    path.write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"{path.name}: is not a readable PNG"):
+        read_feedback(kept)

@@ -202,3 +202,27 @@ def test_every_kind_has_a_reader_that_names_what_is_missing_with_a_remedy(tmp_pa
 def test_readers_read_as_they_are_asked(tmp_path: Path, kind: str) -> None:
     """Nothing is touched before the first study is asked for."""
     find_reader(kind)(tmp_path / "gone", 0.5)
+
+
+@pytest.mark.parametrize("column", ["view", "source"])
+@pytest.mark.parametrize("value", ["=cmd|' /C calc'!A0", "@SUM(1)", "\uff1d1", "PA\x1b[2J"])
+def test_no_column_of_a_table_holds_what_a_spreadsheet_or_a_terminal_would_run(
+    tmp_path: Path, load: Callable[..., Dataset], column: str, value: str
+) -> None:
+    row = {"id": "a", "patient_id": "p", "image": "a.png", "width": 64, "height": 64, "source": "s", column: value}
+    write_image(tmp_path / "a.png")
+    lines = [json.dumps({"schema_version": 1}), json.dumps(row)]
+    with pytest.raises(DataError, match=f"manifest.jsonl:2: {column} = .*must not begin with"):
+        load("manifest", write_lines(tmp_path / "manifest.jsonl", *lines))
+
+
+def test_what_is_told_of_a_bad_study_cannot_drive_a_terminal() -> None:
+    problem = SkippedStudy("a\x1b]0;b\x07", "c\n\x9bd é")
+    assert (problem.id, problem.reason) == (r"a\x1b]0;b\x07", r"c\n\x9bd é")
+
+
+def test_a_file_that_cannot_be_read_is_one_message(tmp_path: Path, load: Callable[..., Dataset]) -> None:
+    root = test_load_iu_xray.root_with(tmp_path)
+    (root / "9.xml").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"9\.xml: cannot be read \(No such file or directory\); check"):
+        load("iu-xray", root)

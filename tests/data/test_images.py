@@ -282,3 +282,28 @@ def test_a_real_monochrome1_radiograph_is_shown_with_bright_bones_and_dark_lungs
     spine = middle[:, int(width * 0.47) : int(width * 0.53)].mean()
     lungs = [middle[:, int(width * left) : int(width * (left + 0.06))].mean() for left in (0.25, 0.69)]
     assert spine > max(lungs) + 10
+
+
+def _with_runs(path: Path, pixels: np.ndarray, plane: bytes | None = None) -> Path:
+    """A DICOM of run lengths; ``plane`` in place of each of its two planes of bytes."""
+    import pydicom
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import RLELossless
+
+    dataset = pydicom.dcmread(write_dicom(path, pixels, "MONOCHROME2"))
+    dataset.compress(RLELossless)
+    if plane is not None:
+        starts = np.array([2, 64, 64 + len(plane), *[0] * 13], dtype="<u4").tobytes()
+        dataset.PixelData = encapsulate([starts + plane * 2])
+        dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    return path
+
+
+def test_run_lengths_are_read_and_those_that_unpack_to_too_much_refused(tmp_path: Path) -> None:
+    ramp = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)
+    read = images.open_image(_with_runs(tmp_path / "a.dcm", ramp))
+    assert (np.asarray(read) == np.round(ramp * (255 / ramp.max()))).all()
+    bomb = _with_runs(tmp_path / "b.dcm", ramp, b"\x81\x00" * 50_000)  # 6.4 million bytes a plane
+    with pytest.raises(DataError, match=r"b\.dcm: .*run lengths of more than 3072 pixels"):
+        images.open_image(bomb)

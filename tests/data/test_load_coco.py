@@ -48,11 +48,14 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], list[str]]] = [
     (lambda d: d["annotations"][2].update(category_id=3), ["annotations[2].category_id = 3", "'Toe'", "rename it"]),
     (lambda d: d["annotations"][2].update(category_id=8), ["category_id = 8", "no such category"]),
     (lambda d: d["annotations"][2].update(image_id=99), ["annotations[2].image_id = 99", "not among the images"]),
-    (lambda d: d["images"][2].update(file_name="../../x.png"), ["images[2].file_name", "lies outside", "move"]),
+    (lambda d: d["images"][2].update(file_name="../../x.png"), ["images[2].file_name", "lies outside", "correct"]),
     (lambda d: d["images"][2].update(file_name=None), ["images[2].file_name = None", "must name"]),
-    (lambda d: d["images"][2].update(file_name="no.png"), ["images[2]: image: ", "no.png: no such image file"]),
+    (lambda d: d["images"][2].update(file_name="no.png"), ["images[2].file_name = 'no.png': no such image"]),
     (lambda d: d["images"][2].update(width="64"), ["images[2]: width, height = '64', 48", "whole numbers"]),
     (lambda d: d["images"][2].update(height=50), ["a3.png: is 64x48", "height = 50"]),
+    (lambda d: d["images"][2].update(id=1), ["images[2].id = 1", "must be there once"]),
+    (lambda d: d["images"][2].update(file_name="a" * 300 + ".png"), ["images[2].file_name", "File name too long"]),
+    (lambda d: d["categories"][0].update(id=2), ["category_id = 2", "2 categories have this id"]),
     (lambda d: d["images"][2].update(file_name="a1.png"), ["images[2]: id = 'a1'", "images[0] too"]),
 ]
 
@@ -96,3 +99,22 @@ def test_what_is_not_coco_is_refused(coco: Callable[..., Path], load: Load, tmp_
     (tmp_path / "instances.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
         load("coco", tmp_path)
+
+
+def test_images_of_one_name_in_several_folders_are_several_studies_and_folders_may_be_linked(
+    coco: Callable[..., Path], load: Load
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for number, image in enumerate(data["images"], 1):
+            image["file_name"] = f"p{number}/frontal.png"
+
+    root = coco(change)
+    outside = root.parent / "outside"
+    (root / "images").rename(outside)
+    for number in range(1, 9):
+        (outside / f"p{number}").mkdir()
+        (outside / f"a{number}.png").rename(outside / f"p{number}/frontal.png")
+    (root / "images").symlink_to(outside)
+    studies = load("coco", root).studies
+    assert [study.id for study in studies] == [f"p{number}/frontal" for number in range(1, 9)]
+    assert len({study.image for study in studies}) == 8

@@ -182,6 +182,23 @@ def test_the_shared_annotation_is_read(tmp_path: Path, read: Read) -> None:
     assert skipped["CXR1_IM-0001"].by_rule
 
 
+def test_another_entrys_image_is_never_taken_for_a_missing_one(tmp_path: Path, read: Read) -> None:
+    """All of them are called 0.png and 1.png."""
+    write_image(tmp_path / "images/CXR1_IM-0001/0.png")
+    entries = [
+        {"id": name, "report": "Clear.", "image_path": [f"{name}/0.png"]} for name in ("CXR1_IM-0001", "CXR2_IM-2")
+    ]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": entries}))
+    studies, skipped = read("iu-xray", tmp_path)
+    assert list(studies) == ["CXR1_IM-0001"]
+    assert "no image 'CXR2_IM-2/0.png'" in skipped["CXR2_IM-2"].reason
+    # A name that one entry alone has is enough.
+    entries[1]["image_path"] = ["CXR2_IM-2/frontal.png"]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": entries}))
+    moved = write_image(tmp_path / "elsewhere/frontal.jpg")
+    assert read("iu-xray", tmp_path)[0]["CXR2_IM-2"].image == moved
+
+
 def test_all_of_open_i_is_read(shared_data: Path) -> None:
     """3,955 reports, of which the published counts have 104 without an image."""
     reports = list(read_reports(DataFolder(shared_data / "iu-xray")))

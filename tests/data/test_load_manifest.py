@@ -10,7 +10,7 @@ import pytest
 
 from boxmed_ray.data.load import Dataset
 from boxmed_ray.data.readers.manifest import read_manifest, read_origin, write_manifest
-from boxmed_ray.data.study import DataError, Study
+from boxmed_ray.data.study import Box, DataError, Finding, Study
 from tests.data.conftest import make_study
 
 Load = Callable[..., Dataset]
@@ -36,9 +36,12 @@ def _break(path: Path, line: int, change: Callable[[dict[str, Any]], object]) ->
 def test_what_is_written_is_read(studies: list[Study], load: Load, tmp_path: Path, suffix: str) -> None:
     root = tmp_path / "set"
     bare = make_study(root, "bare", report=None, findings=(), view="PA", split="train")
-    write_manifest(root / f"manifest.{suffix}", [*studies, bare], origin={"seed": 3})
+    boxes = ((Box(1, 2, 30, 40),), ())
+    read = make_study(root, "read", split="train", findings=(Finding(phrase="Mass.", boxes=boxes[0], readings=boxes),))
+    write_manifest(root / f"manifest.{suffix}", [*studies, bare, read], origin={"seed": 3})
     dataset = load("manifest", root)
-    assert dataset.studies == (*studies, bare)
+    assert dataset.studies == (*studies, bare, read)
+    assert "readings" not in studies[0].model_dump_json(), "the digest of data without them is what it was"
     assert [study.id for study in dataset.split("val")] == ["s2"]
     assert read_origin(root / f"manifest.{suffix}") == {"seed": 3}
 

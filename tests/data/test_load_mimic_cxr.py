@@ -179,7 +179,13 @@ def annotation(folder: Path, **entry: object) -> Path:
 
 
 def test_the_shared_annotation_is_read(tmp_path: Path, read: Read) -> None:
-    studies, skipped = read("mimic-cxr", annotation(tmp_path, report="Heart  size is\nnormal ."))
+    root = annotation(tmp_path)  # with the whole report
+    whole = "There is no focal consolidation, pleural effusion or pneumothorax. Heart size is normal."
+    assert read("mimic-cxr", root)[0][A].report == whole
+    splits = json.loads((root / "annotation.json").read_text())
+    splits["train"][0]["report"] = "Heart  size is\nnormal ."
+    (root / "annotation.json").write_text(json.dumps(splits))
+    studies, skipped = read("mimic-cxr", root)
     assert not skipped
     assert (studies[A].patient_id, studies[A].split, studies[A].report) == (
         "10000032",

@@ -68,10 +68,10 @@ def test_a_split_never_depends_on_seed_or_on_other_patients(nih: Nih, load: Load
         ("00000001_000.png,Nodule,-3,256,128,256,,,", ["'x'", "-3", "leaves", "correct"]),
         ("00000001_000.png,Nodule,512,256,-128,256,,,", ["'w', 'h'", "-128", "inverted", "must be above 0"]),
         ("00000001_000.png,Nodule,512,256,0,256,,,", ["0, 256", "empty"]),
-        ("00000001_000.png,Nodule,nan,256,10,256,,,", ["'x', 'y', 'w', 'h' = nan", "correct"]),
+        ("00000001_000.png,Nodule,nan,256,10,256,,,", ["column 'x' = 'nan'", "not a number", "correct"]),
         ("00000001_000.png,Nodule,512,abc,128,256,,,", ["column 'y' = 'abc'", "not a number", "correct"]),
         ("00000001_000.png,Nodul,512,256,128,256,,,", ["column 'Finding Label' = 'Nodul'", "use one of", "Nodule"]),
-        ("00000001_000.png,Nodule,512,256", ["needs image, label, x, y, w, h", "complete or remove"]),
+        ("00000001_000.png,Nodule,512,256", ["needs image, label, x, y, w, h", "complete the line"]),
         ("00000099_000.png,Nodule,512,256,128,256,,,", ["'00000099_000'", "not in Data_Entry", "add its line"]),
     ],
 )
@@ -92,8 +92,8 @@ def test_a_bad_box_line_is_refused_by_file_line_column_value_and_remedy(
     [
         ("00000001_000.png,Nodule|Fluff,0,1,60,M,PA", ["'Finding Labels' = 'Fluff'", "use one of", "Nodule"]),
         ("00000001_000.png,No Finding|Mass,0,1,60,M,PA", ["No Finding beside a finding", "correct"]),
-        ("00000001_000.png,Nodule,0,,60,M,PA", ["'Patient ID' = ''", "must not be empty"]),
-        ("00000001_000.png,Nodule", ["'Patient ID' is missing", "complete the line"]),
+        ("00000001_000.png,Nodule,0,,60,M,PA", ["'Patient ID': is empty", "complete"]),
+        ("00000001_000.png,Nodule", ["'Patient ID': is empty", "complete"]),
     ],
 )
 def test_a_bad_entry_line_is_refused_by_file_line_column_value_and_remedy(
@@ -139,21 +139,23 @@ def test_missing_files_and_columns_are_refused(nih: Nih, load: Load, tmp_path: P
     root = nih()
     entries = root / "Data_Entry_2017_v2020.csv"
     entries.write_text(entries.read_text().replace("Patient ID", "Patient"))
-    with pytest.raises(DataError, match=r"csv:1: column 'Patient ID' is missing; use the file as NIH"):
+    with pytest.raises(DataError, match=r"csv:1: column 'Patient ID' is missing .*use the file as it is"):
         load("nih", root)
-    entries.unlink()
-    with pytest.raises(DataError, match=r"Data_Entry_2017_v2020\.csv: no such file; data\.root must hold"):
-        load("nih", root)
-    (root / "BBox_List_2017.csv").write_text("image,label\n")
+    boxes = root / "BBox_List_2017.csv"
+    boxes.write_text("image,label\n")
     with pytest.raises(DataError, match=r"BBox_List_2017\.csv:1: the header is 'image,label'"):
         load("nih", root)
+    for path in (entries, boxes):
+        path.unlink()
+        with pytest.raises(DataError, match=rf"no {path.name} in it or below; data\.root must hold"):
+            load("nih", root)
 
 
 def test_a_file_in_another_encoding_is_refused_by_its_line(nih: Nih, load: Load) -> None:
     root = nih()
     with (root / "BBox_List_2017.csv").open("ab") as file:
         file.write(b"\xff\xfe\x00bad")
-    with pytest.raises(DataError, match=r"BBox_List_2017\.csv:\d+: not readable as UTF-8 CSV"):
+    with pytest.raises(DataError, match=r"BBox_List_2017\.csv:\d+: not UTF-8 text"):
         load("nih", root)
 
 

@@ -67,6 +67,8 @@ def test_sentences_boxes_patients_and_splits_are_read(
         ((), "Support Devices", None),
         ((), "No Finding", None),
     ]
+    assert first.findings[0].readings == (first.findings[0].boxes, (pytest.approx((6.4, 24, 25.6, 43.2)),))
+    assert first.findings[1].readings[0] == (), "the first reader drew nothing"
     assert (second.split, second.report, second.findings) == ("test", None, ())
 
 

@@ -49,6 +49,8 @@ def test_labels_boxes_and_the_data_sets_own_splits_are_read(tmp_path: Path, load
     assert [f.disease for f in studies["bbb"].findings] == ["No Finding"]
     assert studies["ccc"].findings[0].boxes == ((4, 30, 20, 44),)
     assert studies["aaa"].report is None
+    assert heart.readings == (((20, 30, 50, 44),), ((22, 30, 52, 44),), ()), "R9, R8, and R10, who saw another thing"
+    assert (ild.readings, studies["ccc"].findings[0].readings) == ((), ()), "no boxes; a consensus names no reader"
 
 
 def test_readers_who_see_the_same_place_make_one_box() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from boxmed_ray.config import DataConfig, MCLConfig, SVRConfig
 from boxmed_ray.data import examples, prompts
 from boxmed_ray.data.mixture import svr_prompts
-from boxmed_ray.data.prompts import Task, parse_joint
+from boxmed_ray.data.prompts import Task, parse_answer, parse_joint
 from boxmed_ray.data.study import Box, DataError
+from rewards.text.pair import spoken
 from tests.data.test_examples import DENIED, DIFFUSE, NODULE, STUDIES, study
 
 BOXES = "[500, 500, 750, 1000]"
@@ -74,6 +76,7 @@ def test_what_is_written_is_read_back(coordinates: prompts.Coordinates) -> None:
     assert read.boxes is not None
     assert read.boxes[0] == pytest.approx(NODULE.boxes[0], abs=0.3)
     assert prompts.without_boxes("Nodule. [1, 2, 3, 4], [5, 6, 7, 8] No effusion.") == "Nodule. No effusion."
+    assert prompts.without_boxes("Nodule \n [1, 2, 3, 4],\n[5, 6, 7, 8]") == "Nodule"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,24 @@ def test_any_text_is_read(text: str) -> None:
     parse_joint(text, 10, 20)
     parse_joint(f"<think></think><answer>{text}</answer>", 10, 20)
     assert len(prompts.without_boxes(text)) <= len(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 20_000,
+        "[" * 20_000,
+        "\n" * 10_000 + "[" + "\n" * 9_999,
+        "<think>" + "</think><answer></answer>" * 830 + "x",
+        "<think></think><answer>" + "[1, 1, 2, 2], " * 1400,
+    ],
+)
+def test_time_is_bounded_for_what_a_model_may_repeat(text: str) -> None:
+    began = time.process_time()
+    for read in (parse_joint, parse_answer):
+        assert read(text, 10, 20).malformed
+    prompts.without_boxes(spoken(text))
+    assert time.process_time() - began < 0.5
 
 
 def test_mcl_shows_reports_and_joint_reports_in_their_shares() -> None:

@@ -40,7 +40,7 @@ def test_boxes_follow_the_pixels_they_are_drawn_around(tmp_path: Path) -> None:
     pixels[40:120, 60:200] = 255
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    finding = Finding(phrase="Square.", boxes=(Box(60, 40, 200, 120),))
+    finding = Finding(phrase="Square.", boxes=(Box(60, 40, 200, 120),), readings=((Box(60, 40, 200, 120),), ()))
     study = make_study(tmp_path, image=path, width=302, height=203, findings=(finding,))
     smaller = shrink_study(study, tmp_path / "small")
     assert (smaller.width, smaller.height) == (76, 51)
@@ -48,6 +48,7 @@ def test_boxes_follow_the_pixels_they_are_drawn_around(tmp_path: Path) -> None:
         assert image.size == (76, 51)
         rows, columns = np.nonzero(np.asarray(image) > 127)
     (box,) = smaller.findings[0].boxes
+    assert smaller.findings[0].readings == ((box,), ())
     found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     assert np.abs(np.subtract(found, box)).max() <= 1
     assert smaller.image != study.image

@@ -17,6 +17,7 @@ BODY = "Heart size is normal. Lungs are clear."
         "FINDINGS AND IMPRESSION:", "FINDINGS / IMPRESSION:", "FINDNGS:", "FIDNINGS:", "FINSINGS:", "FINDINGDS:",
         "FINIDNGS:", "CHEST FINDINGS:", "FINDING(S):", "FINDINGS AND RECOMMENDATION:",
         "PA AND LATERAL CHEST RADIOGRAPH:",
+        "PERTINENT FINDINGS:", "FINDINGS  ", "PA AND LATERAL CHEST, ___:", "AP CHEST, 4:10 A.M., ___:",
         "CHEST, TWO VIEWS:", "PORTABLE AP CHEST RADIOGRAPH:", "SINGLE AP VIEW OF THE CHEST:", "CHEST (PORTABLE AP):",
     ],
 )  # fmt: skip
@@ -31,7 +32,9 @@ def test_every_spelling_of_the_header_opens_the_findings(header: str, rest: str)
 @pytest.mark.parametrize(
     "header",
     ["IMPRESSION:", "IMPRESSION", "CONCLUSION:", "COMPARISON:", "RECOMMENDATION(S):", "NOTIFICATION:", "TECHNIQUE:",
-     "CLINICAL HISTORY:", "REASON FOR EXAM:", "WET READ:", "ADDENDUM:", "IMPRESSON:", "COMPARSION:", "NOTE:"],
+     "CLINICAL HISTORY:", "REASON FOR EXAM:", "WET READ:", "ADDENDUM:", "IMPRESSON:", "COMPARSION:", "NOTE:",
+     "CONCUSION:", "FINAL IMPRESSION:", "IMPRESSION AND RECOMMENDATIONS:", "COMPARISON STUDIES:",
+     "FINDINGS WERE DISCUSSED WITH DR. ___ AT:"],
 )  # fmt: skip
 def test_another_section_ends_them(header: str) -> None:
     assert findings_of(f"FINDINGS: {BODY}\n {header}\n Something else.") == BODY
@@ -74,6 +77,7 @@ RULE = "_" * 78
         f" FINDINGS: {BODY}\n IMPRESSION: Normal.",
         f" FINDINGS: {BODY}\n IMPRESSION: Normal.\n {RULE}\n         FINAL ADDENDUM\n ADDENDUM  FINDINGS: A nodule.",
         f" ADDENDUM: Discussed with Dr. ___ at 3 pm.\n EXAMINATION: CHEST\n FINDINGS: {BODY}\n IMPRESSION: Normal.",
+        f" WET READ: ___ ___ 9:33 PM\n  Lines. FINDINGS: Wet.\n {RULE}\n       FINAL REPORT\n FINDINGS: {BODY}",
         f" ADDENDUM #1: A nodule.\n            FINAL REPORT\n FINDINGS: {BODY}",
     ],
 )

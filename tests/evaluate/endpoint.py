@@ -24,8 +24,16 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint(answer: Answer, models: tuple[str, ...] | None = ("judge",)) -> Iterator[Endpoint]:
-    """Serve chat completions for the duration of the block; ``models`` None knows no listing of models."""
+def endpoint(
+    answer: Answer, models: tuple[str, ...] | None = ("judge",), raw: tuple[str, str] | None = None
+) -> Iterator[Endpoint]:
+    """Serve chat completions for the duration of the block.
+
+    Args:
+        answer: what is said to a request.
+        models: what is listed; None knows no listing of models.
+        raw: content type and body of every reply instead, whatever is asked.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -49,9 +57,10 @@ def endpoint(answer: Answer, models: tuple[str, ...] | None = ("judge",)) -> Ite
             self._send(404 if models is None else 200, {"object": "list", "data": listed})
 
         def _send(self, status: int, body: dict[str, Any]) -> None:
-            data = json.dumps(body).encode()
+            kind, text = raw or ("application/json", json.dumps(body))
+            data = text.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from boxmed_ray.evaluate.baselines import answer_as_reader, answer_with_constant_box, fit_constant_boxes, normalise
+from boxmed_ray.data.study import Box, Finding, Study
+from boxmed_ray.evaluate.baselines import (
+    answer_as_reader,
+    answer_with_constant_box,
+    fit_constant_boxes,
+    normalise,
+    readers_against_each_other,
+)
 from boxmed_ray.evaluate.grounding import summarise
 from boxmed_ray.evaluate.grounding_figures import baseline_values
 from rewards.box import pairwise_iou
@@ -54,6 +62,18 @@ def test_answers_are_in_pixels_of_each_image_and_scored_as_a_models_would_be():
 
 def test_normalise_undoes_image_size():
     assert normalise((10, 20, 30, 40), 100, 200) == (0.1, 0.1, 0.3, 0.2)
+
+
+def test_readers_are_held_against_each_other_both_ways() -> None:
+    one, same, away = ((Box(0, 0, 10, 10),), (Box(0, 0, 10, 5),), (Box(50, 50, 60, 60),))
+    findings = (
+        Finding(phrase="Mass.", boxes=one, disease="Lung Lesion", readings=(one, same, ())),
+        Finding(phrase="Edema.", boxes=away, disease="Edema"),
+    )
+    study = Study(id="s", patient_id="p", image=Path("x.png"), width=100, height=100, findings=findings, source="x")
+    found = readers_against_each_other([study])
+    assert [(record.iou, record.label) for record in found] == [(iou, "Mass") for iou in (0.5, 0, 0.5, 0)]
+    assert baseline_values({"readers": found})["readers"]["mean_iou"] == 0.25
 
 
 def test_a_second_reader_answers_what_it_read_and_counts_only_there() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from boxmed_ray.evaluate.curves import draw_curves, running_mean, series
+from boxmed_ray.config import ConfigError
+from boxmed_ray.evaluate.curves import curves_csv, draw_curves, read_curves, running_mean, series
 
 
 def line(stage: str, step: int, **values: float | None) -> dict[str, Any]:
@@ -41,3 +43,15 @@ def test_each_drawing_is_one_svg_element_with_ids_of_its_own():
     for curve in (first, second):
         assert ET.fromstring(curve.svg).tag.endswith("svg")
     assert second.words == "0.150 → 0.850 in 9 steps"
+
+
+def test_curves_come_back_from_their_csv(tmp_path: Path):
+    metrics = [line("svr", i, reward=i / 3, seconds=2.0) for i in (1, 2)] + [line("mcl", 1, loss=1e-9)]
+    (tmp_path / "curves.csv").write_text(curves_csv(metrics))
+    again = read_curves(tmp_path / "curves.csv")
+    assert series(again, "svr", "reward") == [(1, 1 / 3), (2, 2 / 3)]
+    assert series(again, "mcl", "loss") == [(1, 1e-9)]
+    assert read_curves(tmp_path / "gone.csv") == []
+    (tmp_path / "curves.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="not readable as curves"):
+        read_curves(tmp_path / "curves.csv")

@@ -16,9 +16,10 @@ from PIL import Image
 
 from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.evaluation import Evaluation, ReportRecord, Samples, figures_of, measure
-from boxmed_ray.evaluate.evaluation_page import worst_studies, write_evaluation_page
+from boxmed_ray.evaluate.evaluation_page import write_evaluation_page
 from boxmed_ray.evaluate.grounding_figures import baseline_values
 from boxmed_ray.evaluate.radar import radar_axes, radar_svg
+from boxmed_ray.evaluate.study_cases import worst_studies
 from tests.evaluate.examples import record
 from tests.evaluate.test_report_page import Checker
 
@@ -78,7 +79,8 @@ def test_every_chart_comes_as_csv(page: str) -> None:
     assert set(files) == {"figures.csv", "classes.csv", "radar.csv", "curves.csv"}
     tables = {name: list(csv.DictReader(io.StringIO(base64.b64decode(data).decode()))) for name, data in files.items()}
     [iou] = [row for row in tables["figures.csv"] if row["figure"] == "mean_iou"]
-    assert float(iou["value"]) == pytest.approx(1 / 3)
+    assert float(iou["value"]) == float(iou["constant_box"]) == pytest.approx(1 / 3)
+    assert float(iou["second_reader"]) == 1
     assert {row["class"]: row["model"] for row in tables["classes.csv"] if "IoU" in row["chart"]}["Edema"] == "0.0"
     assert [row["value"] for row in tables["curves.csv"]] == ["2.0", "3.0", "4.0", "5.0"]
 
@@ -87,6 +89,21 @@ def test_worst_images_come_first_with_all_their_prompts() -> None:
     cases = worst_studies(Samples(RECORDS, [], {}))
     assert [(case.study_id, len(case.prompts), case.iou) for case in cases] == [("bad", 2, 0.0), ("good", 1, 1.0)]
     assert [case.study_id for case in worst_studies(Samples(RECORDS, [], {}), count=1)] == ["bad"]
+
+
+def test_without_any_box_the_worst_reports_are_the_cases(tmp_path: Path) -> None:
+    reports = [ReportRecord("fair", "Clear lungs today.", "Clear lungs."), ReportRecord("bad", "Clear lungs.", "")]
+    samples = Samples([], reports, {})
+    assert [case.study_id for case in worst_studies(samples)] == ["bad", "fair"]
+    values = {kind: measure(figures, 20, 0, {}) for kind, figures in figures_of(samples).items()}
+    evaluation = Evaluation(
+        name="run", model="m", adapter=None, data="iu-xray", data_hash="0123", seed=0, resamples=20, versions={},
+        grounding={}, reports=values["reports"], missing={},
+    )  # fmt: skip
+    page = write_evaluation_page(tmp_path, evaluation, samples, {}).read_text()
+    assert "2 of 2 images with a report, by ROUGE-L, worst first" in page
+    assert "(empty)" in page
+    assert 'class="truth"' not in page
 
 
 def test_a_radar_has_a_corner_for_each_axis_at_its_share_of_the_radius() -> None:

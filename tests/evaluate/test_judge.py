@@ -99,6 +99,26 @@ def test_an_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         Judge(config("http://127.0.0.1:9/v1"), tmp_path).ask(["a"])
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ("text/html", "<html>Welcome</html>"),
+        ("application/json", "<html>Welcome</html>"),
+        ("application/json", "{}"),
+        ("application/json", "[]"),
+        ("application/json", "null"),
+        ("application/json", '{"choices": [], "data": 3}'),
+        ("application/json", '{"choices": [{"finish_reason": "stop"}], "data": [1]}'),
+    ],
+)
+def test_rubbish_is_told_as_another_protocol(tmp_path: Path, raw: tuple[str, str]) -> None:
+    with endpoint(echo, raw=raw) as served:
+        with pytest.raises(JudgeError, match=r"not as OpenAI's protocol has it.*/v1"):
+            Judge(config(served.url), tmp_path).ask(["a"])
+        with pytest.raises(ConfigError, match=r"not as OpenAI's protocol has it.*/v1|does not serve"):
+            Judge(config(served.url), tmp_path).check()
+
+
 def test_a_check_tells_before_anything_is_asked_that_a_judge_is_not_there(tmp_path: Path) -> None:
     with endpoint(echo) as served:
         Judge(config(served.url), tmp_path).check()

@@ -84,6 +84,14 @@ def test_a_metric_without_a_judge_or_with_one_that_fails_is_missing_and_says_why
     assert "500" in missing["green"]
 
 
+def test_a_judge_that_gives_no_verdict_at_all_is_missing_and_its_share_stands(tmp_path: Path) -> None:
+    with endpoint(lambda body: (200, "I cannot help with that.", "stop")) as served:
+        values, missing = judge_scores(REFERENCES, GENERATED, judges(served.url), tmp_path)
+    assert set(map(score_kind, values)) == {"green_unreadable", "gema_unreadable"}
+    assert "judge.jsonl" in missing["green"]
+    assert "no reply" in missing["gema"]
+
+
 def test_judges_are_looked_for_before_anything_is_generated(tmp_path: Path) -> None:
     check_judges(JudgesConfig())
     with pytest.raises(ConfigError, match=r"does not answer"):

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
 from boxmed_ray.evaluate.significance import compare, one_tailed_wilcoxon
 from tests.evaluate.examples import TARGET, record
@@ -19,6 +20,16 @@ def test_p_equals_the_enumeration_of_all_signs():
     observed = ranks[np.array(differences) > 0].sum()
     sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product([0, 1], repeat=7)]
     expected = sum(value >= observed for value in sums) / len(sums)
+    better = {str(i): value for i, value in enumerate(differences)}
+    assert one_tailed_wilcoxon(better, dict.fromkeys(better, 0.0)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 13, 14, 60])
+def test_tied_pairs_are_tested_as_scipy_does(count: int):
+    rng = np.random.default_rng(count)
+    differences = rng.integers(-1, 4, count).astype(float)
+    differences[0] = 2
+    expected = wilcoxon(differences[differences != 0], alternative="greater", method="auto").pvalue
     better = {str(i): value for i, value in enumerate(differences)}
     assert one_tailed_wilcoxon(better, dict.fromkeys(better, 0.0)) == pytest.approx(expected)
 

@@ -9,8 +9,16 @@ import pytest
 
 from boxmed_ray.config import ConfigError
 from boxmed_ray.evaluate.concept_figures import ConceptRecord
-from boxmed_ray.evaluate.evaluation import ReportRecord, Samples, figures_of
-from boxmed_ray.evaluate.variants import Cell, pool_seeds, table_csv, table_headings, table_markdown, variant_table
+from boxmed_ray.evaluate.evaluation import Evaluation, FigureValue, ReportRecord, Samples, figures_of
+from boxmed_ray.evaluate.variants import (
+    Cell,
+    baseline_rows,
+    pool_seeds,
+    table_csv,
+    table_headings,
+    table_markdown,
+    variant_table,
+)
 from tests.evaluate.examples import TARGET, record
 
 FAR = (60.0, 60.0, 90.0, 90.0)
@@ -64,6 +72,19 @@ def test_seeds_are_pooled_as_samples_of_their_own() -> None:
     assert rows["same"]["mean IoU"].value == rows["ours"]["mean IoU"].value
     one = samples(True)
     assert pool_seeds([one]) is one
+
+
+def test_baselines_are_rows_over_the_prompts_of_all_seeds() -> None:
+    def evaluation(value: float, n: int) -> Evaluation:
+        figure = FigureValue(value=1, low=1, high=1, n=n, better="more", variant="", baselines={"random_box": value})
+        return Evaluation(
+            name="e", model="m", adapter=None, data="phantom", data_hash="0", seed=0, resamples=5, versions={},
+            grounding={"mean_iou": figure, "soft_f1": figure}, reports={}, missing={},
+        )  # fmt: skip
+
+    assert baseline_rows([evaluation(0.1, 30), evaluation(0.3, 10)]) == {
+        "random box": {"mean IoU": Cell(pytest.approx(0.15))}
+    }
 
 
 def test_variants_of_other_samples_are_refused() -> None:

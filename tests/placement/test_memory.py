@@ -59,11 +59,21 @@ def test_a_reference_on_the_host_takes_the_place_of_activations_while_it_compute
     assert "reference in its pass" not in busy
 
 
+def test_the_optimisers_step_takes_the_place_of_activations_where_it_is_more() -> None:
+    # float32 gradient and AdamW's square root of 1 B parameters, in the place of their bfloat16 gradient
+    alone = sizes(learner(MODEL, replace(LOAD, ranks=1)))
+    assert (alone["gradients"], alone["optimiser's step"]) == (2.0, 6.0)
+    assert "activations" not in alone
+    assert sizes(learner(MODEL, replace(LOAD, ranks=1, weight_bytes=4, zero_stage=0)))["optimiser's step"] == 4.0
+    assert "optimiser's step" not in sizes(learner(MODEL, replace(LOAD, ranks=1, tokens=1_000_000)))
+
+
 def test_activations_with_and_without_computing_layers_again() -> None:
     # 4 x 1000 of norms and products, 2 x (1000 + 2 x 200) and 1000 of attention, 4 x 3000 of the MLP; 2 bytes each
     one = 2 * (4000 + 2 * 1400 + 1000 + 12000)
-    assert learner(MODEL, LOAD)[4].size == 1000 * (2000 * 10 + one)
-    assert learner(MODEL, replace(LOAD, checkpointing=False))[4].size == 1000 * one * 10
+    many = replace(LOAD, tokens=100_000)
+    assert learner(MODEL, many)[4].size == 100_000 * (2000 * 10 + one)
+    assert learner(MODEL, replace(many, checkpointing=False))[4].size == 100_000 * one * 10
 
 
 def test_tensor_parallel_engines_share_weights_and_heads() -> None:

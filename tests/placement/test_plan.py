@@ -39,6 +39,7 @@ def test_a_run_is_laid_out_on_other_numbers_of_gpus(recipe: str, gpus: int, fits
     assert found.plan.fits is fits
     resources = found.plan.config.resources
     assert resources.gpus == gpus
+    assert resources.train_workers == min(gpus, found.plan.config.mcl.batch_size)
     assert resources.colocated is (gpus == 1)
     for use in found.plan.uses:
         assert (use.size <= use.limit) or not fits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -106,6 +107,12 @@ def test_repeating_one_box_between_two_targets_is_not_paid_twice():
 
 def test_targets_that_repeat_a_box_can_still_be_met():
     assert soft_f1([A, A], [A, A]) == 1
+
+
+def test_boxes_may_come_as_lists_as_json_has_them():
+    lists = json.loads(json.dumps([A, B, B]))
+    assert soft_f1(lists, [list(A), list(B)]) == soft_f1([A, B, B], [A, B])
+    assert answer_iou(lists[:2], [list(A), list(B)]) == 1
 
 
 @given(st.lists(anything, max_size=4), some)

@@ -78,7 +78,16 @@ def test_punctuation_is_the_floor(scored: tuple[str, Callable[[Sample], float]],
 
 
 @pytest.mark.parametrize(
-    "text", [LETTERS, "a " * 5000, "effusion " * 1111, "胸水なし。心拡大なし。", "Нет выпота.", "لا انصباب"]
+    "text",
+    [
+        LETTERS,
+        "a " * 5000,
+        "effusion " * 1111,
+        "胸水なし。心拡大なし。",
+        "Нет выпота.",
+        "لا انصباب",
+        "Effusion \ud83d \udc00",
+    ],
 )
 def test_long_texts_and_other_alphabets_are_not_below_the_floor(
     scored: tuple[str, Callable[[Sample], float]], text: str

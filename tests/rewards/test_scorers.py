@@ -43,9 +43,17 @@ def test_a_configured_path_comes_before_the_environment(tiny: Path, tmp_path: Pa
 
 
 def test_a_downloaded_archive_is_found_in_its_folder(tmp_path: Path):
-    assert locate("radgraph", {"radgraph": tmp_path}) == tmp_path
-    (tmp_path / "radgraph.tar.gz").touch()
-    assert locate("radgraph", {"radgraph": tmp_path}) == tmp_path / "radgraph.tar.gz"
+    archive = tmp_path / "radgraph.tar.gz"
+    with pytest.raises(MissingScorerError, match=r"lacks radgraph\.tar\.gz or weights\.th"):
+        locate("radgraph", {"radgraph": tmp_path})
+    archive.touch()
+    assert locate("radgraph", {"radgraph": tmp_path}) == locate("radgraph", {"radgraph": archive}) == archive
+
+
+def test_a_folder_of_scorers_may_begin_with_a_tilde(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tiny.parent))
+    monkeypatch.setenv(ENVIRONMENT, f"~/{tiny.name}")
+    assert locate("radgraph", {}) == tiny / "radgraph"
 
 
 @pytest.mark.parametrize(("name", "folder"), [("radgraph", "radgraph"), ("radgraph_xl", "radgraph-xl")])
@@ -86,8 +94,9 @@ def test_an_unreadable_scorer_is_an_error_and_no_zero(tiny: Path, tmp_path: Path
     for file in (tiny / "bertscore").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(MissingScorerError, match="'bertscore' cannot be loaded"):
+    with pytest.raises(MissingScorerError, match="'bertscore' cannot be loaded") as caught:
         build_metric("bertscore", {"bertscore": tmp_path})
+    assert "\n" not in str(caught.value)
 
 
 def test_names_say_what_changes_the_number(tiny: Path, monkeypatch: pytest.MonkeyPatch):

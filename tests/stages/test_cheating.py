@@ -184,5 +184,6 @@ def test_what_is_loaded_and_not_rewarded_measures() -> None:
     assert names("report", {"clinical-lite": 1}) == ["format", "length", "bleu_2", "entity_f1", "entity_precision"]
     assert names("joint", {"joint_lite": 1}) == ["iou", "format", "length", "bleu_2", "entity_f1", "entity_precision"]
     assert names("report", {"entity_f1": 1}, scorers=["bleu_2", "entity_f1", "iou"]) == ["bleu_2"]
+    assert names("report", {"entity-f1": 1}, scorers=["bleu-2", "entity_f1"]) == ["bleu-2"]
     assert names("report", {"entity_f1": 1}, every=0) == []
     assert names("report", {"entity_f1": 1}, scorers=[]) == []

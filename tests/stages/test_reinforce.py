@@ -55,6 +55,7 @@ def test_metrics_of_an_update_by_hand() -> None:
     assert metrics["response_tokens"] == 5.0
     assert metrics["truncated"] == 0.5
     assert metrics["malformed"] == 0.25
+    assert metrics["unscored"] == 0
     assert metrics["iou"] == 0.5
     assert metrics["well_formed"] == metrics["format"] == 1.0
 

@@ -34,6 +34,11 @@ class SkippedStudy:
     reason: str
     by_rule: bool = False
 
+    def __post_init__(self) -> None:
+        # Nobody has checked what is in a bad study's name: a terminal must not run it.
+        for name in ("id", "reason"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
 
 class ImageHashes(NamedTuple):
     """What a built manifest says of an image beside its study; hexadecimal.
@@ -91,6 +96,11 @@ def split_by_patient(source: str, patient_id: str, test_share: float) -> Split:
     """
     digest = hashlib.sha256(f"{source}/{patient_id}".encode()).digest()
     return "test" if int.from_bytes(digest[:8], "big") < test_share * 2**64 else "train"
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with control characters spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def locate(where: str, values: dict[str, Any]) -> Item:

@@ -8,14 +8,14 @@ image is a patient of its own.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from boxmed_ray.data.concepts import Concept, concept_of_name, region_of_box
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
-from boxmed_ray.data.readers.files import read_json
+from boxmed_ray.data.readers.files import DataFolder, read_json
 from boxmed_ray.data.study import Box, DataError, Finding
 
 FILE: Final = "instances.json"
@@ -40,7 +40,9 @@ def read_coco(root: Path, test_share: float) -> Iterator[Item]:
     concepts, unknown = _concepts(lists["categories"])
     problems: dict[Any, str] = {}
     findings: dict[Any, list[_Row]] = defaultdict(list)
-    known = {image.get("id") for image in lists["images"]}
+    known = Counter(image.get("id") for image in lists["images"])
+    names = Counter(Path(str(image.get("file_name"))).stem for image in lists["images"])
+    folder = DataFolder(root)
     for index, annotation in enumerate(lists["annotations"]):
         where: str = f"{path}: annotations[{index}]"
         image: Any = annotation.get("image_id")
@@ -56,22 +58,31 @@ def read_coco(root: Path, test_share: float) -> Iterator[Item]:
         else:
             findings[image].append((where, concepts[category], box))
     for index, image in enumerate(lists["images"]):
-        where = f"{path}: images[{index}]"
-        name = Path(str(image.get("file_name"))).stem
-        if image.get("id") in problems:
-            yield SkippedStudy(name, problems[image["id"]])
+        where, number = f"{path}: images[{index}]", image.get("id")
+        file = Path(str(image.get("file_name")))
+        # Copies of one name in several folders (p1/frontal.png, p2/frontal.png) are told apart by their paths.
+        stem = file.stem if names[file.stem] == 1 else file.with_suffix("").as_posix()
+        if number is None or known[number] > 1:
+            reason = f"{where}.id = {number!r}: must be there once, annotations refer to it; export it again"
+            yield SkippedStudy(stem, reason)
+        elif number in problems:
+            yield SkippedStudy(stem, problems[number])
         else:
-            yield _study(where, image, findings[image.get("id")], root, test_share)
+            yield _study(where, stem, image, findings[number], folder, test_share)
 
 
-def _study(where: str, image: _Json, rows: list[_Row], root: Path, test_share: float) -> Item:
+def _study(where: str, stem: str, image: _Json, rows: list[_Row], folder: DataFolder, test_share: float) -> Item:
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         return SkippedStudy(where, f"{where}.file_name = {name!r}: must name an image file")
-    stem, base = Path(name).stem, root.resolve()
-    file = next((p for p in (base / "images" / name, base / name) if p.is_file()), base / "images" / name).resolve()
-    if not file.is_relative_to(base):
-        return SkippedStudy(stem, f"{where}.file_name = {name!r}: lies outside {root}; move the image into it")
+    try:
+        file = folder.published(f"{where}.file_name", f"images/{name}", name)
+    except DataError as error:
+        return SkippedStudy(stem, str(error))
+    if file is None:
+        return SkippedStudy(
+            stem, f"{where}.file_name = {name!r}: no such image in {folder.root} or its images; restore it"
+        )
     width: Any = image.get("width")
     height: Any = image.get("height")
     if not (_is_number(width) and _is_number(height)):
@@ -85,7 +96,7 @@ def _study(where: str, image: _Json, rows: list[_Row], root: Path, test_share: f
         box = Box(x, y, x + w, y + h)
         region = concept.region or region_of_box(box, width, height)
         findings.append(Finding(phrase=concept.phrase, boxes=(box,), disease=concept.disease, region=region))
-    source = root.resolve().name
+    source = folder.root.resolve().name
     values = {
         "id": stem,
         "patient_id": patient,
@@ -139,6 +150,10 @@ def _concepts(categories: list[_Json]) -> tuple[dict[Any, Concept], dict[Any, st
             )
         else:
             concepts[category.get("id")] = concept
+    for number, count in Counter(category.get("id") for category in categories).items():
+        if count > 1:
+            concepts.pop(number, None)
+            unknown[number] = f"{count} categories have this id; export it again"
     return concepts, unknown
 
 

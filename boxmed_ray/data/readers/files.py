@@ -6,9 +6,11 @@ names that must not leave it. What does not: what is in a file (tables.py, image
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -115,11 +117,8 @@ class DataFolder:
         Raises:
             DataError: a path leaves the root, or there is no image or more than one.
         """
-        for path in self._published(where, relative):
-            for suffix in dict.fromkeys((path.suffix, *sorted(SUFFIXES))):
-                candidate = path.with_suffix(suffix) if path.stem else path
-                if suffix and candidate.is_file():
-                    return candidate
+        if (published := self.published(where, *relative)) is not None:
+            return published
         found = self._by_stem.get(stem, [])
         if len(found) != 1:
             have = f"{len(found)} images ({found[0]}, {found[1]}, …)" if found else "no image"
@@ -127,7 +126,23 @@ class DataFolder:
             raise DataError(f"{where}: {have} named {stem!r} below {self.root}; {remedy}")
         return found[0]
 
-    def _published(self, where: str, relative: Sequence[str]) -> Iterator[Path]:
+    def published(self, where: str, *relative: str) -> Path | None:
+        """The image at one of the paths, in any format; None where it is at none.
+
+        Raises:
+            DataError: a path leaves the root, or is none.
+        """
+        for path in self._places(where, relative):
+            for suffix in dict.fromkeys((path.suffix, *sorted(SUFFIXES))):
+                candidate = path.with_suffix(suffix) if path.stem else path
+                try:
+                    if suffix and candidate.is_file():
+                        return candidate
+                except OSError as error:  # a name of more than 255 bytes
+                    raise DataError(f"{where}: image {path.name[:80]!r}…: {error.strerror}; correct the path") from None
+        return None
+
+    def _places(self, where: str, relative: Sequence[str]) -> Iterator[Path]:
         for name in relative:
             parts = PurePosixPath(name.replace("\\", "/")).parts
             if not parts or parts[0].endswith(("/", ":")) or ".." in parts:
@@ -141,7 +156,7 @@ class DataFolder:
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """As ``os.walk``, with links to folders; each folder is entered once, so circles end."""
     entered = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=_unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in entered:
             below.clear()
@@ -149,6 +164,11 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         entered.add((status.st_dev, status.st_ino))
         below.sort()
         yield Path(folder), below, names
+
+
+def _unreadable(error: OSError) -> None:
+    # A folder that is passed over would be studies lost in silence.
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
 
 
 def stored_size(path: Path, where: str) -> tuple[int, int]:
@@ -160,12 +180,15 @@ def stored_size(path: Path, where: str) -> tuple[int, int]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; DataError where it is none or larger than ``MAX_JSON`` bytes."""
+    """The content of a JSON file, gzipped or not; DataError where it is none or larger than ``MAX_JSON`` bytes."""
     try:
-        if path.stat().st_size > MAX_JSON:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
             raise DataError(f"{path}: has more than {MAX_JSON} bytes; it is no file of this data set")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        return json.loads(data)
+    except (OSError, EOFError, zlib.error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({what}); check the path, or copy it again") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); copy it again") from error

@@ -56,7 +56,7 @@ def find_manifest(root: Path) -> Path:
     found = [root / name for name in NAMES if (root / name).is_file()]
     if len(found) != 1:
         have = "both" if found else "neither"
-        raise DataError(f"data.root = {str(root)!r}: holds {have} of {' and '.join(NAMES)}; give the file itself")
+        raise DataError(f"data.root = {str(root)!r}: holds {have} of {' and '.join(NAMES)}; give one of them")
     return found[0]
 
 
@@ -159,6 +159,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | SkippedStu
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
+                    for finding in row.get("findings") or ():
+                        if finding.get("readings") is None:  # as the format has a key that was left out
+                            finding.pop("readings", None)
                     yield f"{path}: row {number}", row
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: damaged after row {number} ({error}); write it again") from error
@@ -191,7 +194,8 @@ def manifest_schema(head: Mapping[str, Any], hashes: bool = False) -> Any:
     import pyarrow as pa
 
     finding = [("phrase", pa.string()), ("boxes", pa.list_(pa.list_(pa.float64()))),
-               ("disease", pa.string()), ("region", pa.string())]  # fmt: skip
+               ("disease", pa.string()), ("region", pa.string()),
+               ("readings", pa.list_(pa.list_(pa.list_(pa.float64()))))]  # fmt: skip
     kinds = {"width": pa.int32(), "height": pa.int32(), "findings": pa.list_(pa.struct(finding))}
     names = [*Study.model_fields, *(ImageHashes._fields if hashes else ())]
     fields = [(name, kinds.get(name, pa.string())) for name in names]

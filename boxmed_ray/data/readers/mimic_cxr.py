@@ -100,12 +100,13 @@ class _Reports:
             raise DataError(f"{where}: subject_id, study_id = {subject!r}, {study!r}: must be digits; correct them")
         for trunk in self._folder.trunks:
             if (trunk / name).is_file():
-                return self._decoded((trunk / name).read_bytes(), trunk / name)
+                with (trunk / name).open("rb") as file:
+                    return self._decoded(file.read(MAX_REPORT + 1), trunk / name)
         if self._archive is not None and name in self._archive[1]:
             archive, members = self._archive
             try:
-                with archive.open(members[name]) as file:
-                    return self._decoded(file.read(MAX_REPORT + 1), Path(f"{self._path}!{name}"))
+                with archive.open(members[name]) as packed:
+                    return self._decoded(packed.read(MAX_REPORT + 1), Path(f"{self._path}!{name}"))
             except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
                 raise DataError(f"{self._path}: {name}: not readable ({error}); download it again") from error
         raise DataError(

@@ -35,7 +35,8 @@ def read_ms_cxr(root: Path, test_share: float) -> Iterator[Item]:
     """
     folder = MimicFolder(root)
     path = folder.need("MS_CXR_Local_Alignment_v1.1.0.csv or .json", f"{_NAME}csv", f"{_NAME}json")
-    lines = _json_lines(path) if path.suffix == ".json" else (_csv_line(row) for row in read_table(path, _COLUMNS))
+    is_json = path.name.removesuffix(".gz").endswith(".json")
+    lines = _json_lines(path) if is_json else (_csv_line(row) for row in read_table(path, _COLUMNS))
     for image in by_image(lines):
         yield boxed_study(image, SOURCE, folder, test_share)
 

@@ -10,7 +10,6 @@ Source: Wang et al., CVPR 2017; NIH Clinical Center.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import Final
 
 from boxmed_ray.data.concepts import NIH_DENIALS, NIH_LABELS, region_of_box
 from boxmed_ray.data.readers import Item, SkippedStudy, locate, split_by_patient
+from boxmed_ray.data.readers.boxes import finite
 from boxmed_ray.data.readers.files import DataFolder, stored_size
+from boxmed_ray.data.readers.tables import Row, read_cells, read_table
 from boxmed_ray.data.study import Box, DataError, Finding
 from rewards.categories import NO_FINDING
 
@@ -27,9 +28,11 @@ SOURCE: Final = "nih-cxr14"
 GRID: Final = 1024.0
 """Side of the published PNG files, in whose pixels the boxes are given."""
 BOX_FILE: Final = "BBox_List_2017.csv"
-ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+ENTRY_FILE: Final = "Data_Entry_2017_v2020.csv"
+_BOX_NAME: Final = r"BBox_List_2017(?:_Official_NIH)?\.csv"
+_ENTRY_NAMES: Final = (r"Data_Entry_2017_v2020\.csv", r"Data_Entry_2017\.csv")
 _BOX_COLUMNS: Final = ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")
-_ENTRY_COLUMNS: Final = ("Image Index", "Finding Labels", "Patient ID", "View Position")
+_ENTRY_COLUMNS: Final = ("Image Index", "Patient ID", "Finding Labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,58 +55,51 @@ def read_nih(root: Path, test_share: float) -> Iterator[Item]:
     Raises:
         DataError: a file, a column or all images are missing.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root = {str(root)!r}: no such folder; give the folder that holds {BOX_FILE}")
-    boxes, problems = _read_boxes(root / BOX_FILE)
     folder = DataFolder(root)
+    drawn, entries = folder.need(BOX_FILE, _BOX_NAME), folder.need(ENTRY_FILE, *_ENTRY_NAMES)
+    boxes, problems = _read_boxes(drawn)
     if not folder.has_images:
         raise DataError(f"{root}: no image below it; unpack the NIH image archives there")
     listed = set()
-    for where, row in _read_entries(root):
-        stem = Path(row["Image Index"]).stem
+    for row in read_table(entries, _ENTRY_COLUMNS):
+        stem = _stem(row.get("Image Index"), row.where)
         listed.add(stem)
         problem = problems.get(stem)
-        yield SkippedStudy(stem, problem) if problem else _study(where, row, boxes[stem], folder, test_share)
+        yield SkippedStudy(stem, problem) if problem else _study(row, stem, boxes[stem], folder, test_share)
     for stem in sorted((set(boxes) | set(problems)) - listed):
         where = problems.get(stem) or boxes[stem][0].where
-        yield SkippedStudy(
-            stem, f"{where}: column 'Image Index' = {stem!r}: not in {ENTRY_FILES[0]}; add its line there"
-        )
+        yield SkippedStudy(stem, f"{where}: column 'Image Index' = {stem!r}: not in {entries.name}; add its line there")
 
 
-def _study(
-    where: str,
-    row: dict[str, str],
-    rows: list[_BoxRow],
-    folder: DataFolder,
-    test_share: float,
-) -> Item:
-    stem, patient = Path(row["Image Index"]).stem, row["Patient ID"].strip()
-    labels = [label.strip() for label in row["Finding Labels"].split("|")]
+def _stem(index: str | None, where: str) -> str:
+    return Path(index).stem if index else where
+
+
+def _study(row: Row, stem: str, drawn: list[_BoxRow], folder: DataFolder, test_share: float) -> Item:
     try:
-        if not patient:
-            raise DataError(f"{where}: column 'Patient ID' = '': must not be empty; splits are by patient")
+        index, patient, written = (row.text(column) for column in _ENTRY_COLUMNS)
+        labels = [label.strip() for label in written.split("|")]
         for label in labels:
-            _check_label(label, where, "Finding Labels", allowed=(*NIH_LABELS, NO_FINDING))
-        if NO_FINDING in labels and (len(labels) > 1 or rows):
+            _check_label(label, row.where, "Finding Labels", allowed=(*NIH_LABELS, NO_FINDING))
+        if NO_FINDING in labels and (len(labels) > 1 or drawn):
             raise DataError(
-                f"{where}: column 'Finding Labels' = {row['Finding Labels']!r}: No Finding beside a finding "
+                f"{row.where}: column 'Finding Labels' = {written!r}: No Finding beside a finding "
                 f"or a box; correct the labels or the lines of {BOX_FILE}"
             )
-        image = folder.image(stem, f"{where}: column 'Image Index' = {row['Image Index']!r}")
-        width, height = stored_size(image, where)
+        image = folder.image(stem, f"{row.where}: column 'Image Index' = {index!r}")
+        width, height = stored_size(image, row.where)
     except DataError as error:
         return SkippedStudy(stem, str(error))
-    findings = _findings(labels, rows, width, height)
+    findings = _findings(labels, drawn, width, height)
     return locate(
-        where,
+        row.where,
         {
             "id": stem,
             "patient_id": patient,
             "image": image,
             "width": width,
             "height": height,
-            "view": row["View Position"].strip() or None,
+            "view": row.get("View Position"),
             "report": " ".join(finding.phrase for finding in findings),
             "findings": findings,
             "split": split_by_patient(SOURCE, patient, test_share),
@@ -148,38 +144,45 @@ def _check_label(label: str, where: str, column: str, allowed: tuple[str, ...]) 
 
 def _read_boxes(path: Path) -> tuple[dict[str, list[_BoxRow]], dict[str, str]]:
     """Boxes by image stem, and the first problem of each image that has one."""
-    lines = _csv_lines(path)
-    _, header = next(lines, (1, []))
-    # The header names one column "Bbox [x,y,w,h]" unquoted and ends in three commas; tools that
-    # rewrite the file quote it.
-    if _plain(",".join(header)).rstrip(",") != _plain(",".join(_BOX_COLUMNS)):
-        raise DataError(
-            f"{path}:1: the header is {','.join(header)!r}, not {','.join(_BOX_COLUMNS)!r}; "
-            "use the file as NIH publishes it"
-        )
+    lines = read_cells(path)
+    columns = _box_columns(next(lines, ("", []))[1], path)
     boxes: dict[str, list[_BoxRow]] = defaultdict(list)
     problems: dict[str, str] = {}
-    for number, cells in lines:
-        where, stem = f"{path}:{number}", Path(cells[0]).stem
+    for where, line in lines:
+        cells = [line[column].strip() if column < len(line) else "" for column in columns]
+        stem = _stem(cells[0], where)
         try:
+            if not all(cells):
+                raise DataError(f"{where}: {','.join(line)!r}: needs image, label, x, y, w, h; complete the line")
             boxes[stem].append(_box_row(where, cells))
         except DataError as error:
             problems.setdefault(stem, str(error))
     return boxes, problems
 
 
+def _box_columns(header: list[str], path: Path) -> list[int]:
+    """Where image, label, x, y, w and h stand.
+
+    The header names one column ``Bbox [x,y,w,h]`` unquoted, which makes it four, and ends in three commas. Tools that
+    rewrite the file quote it, or call the four x, y, w, h.
+    """
+    names = [_plain(cell) for cell in header]
+    try:
+        first = next(number for number, name in enumerate(names) if name in {"x", "bboxx", "bboxx,y,w,h"})
+        others = range(first + 1, first + 4) if "," in names[first] else [names.index(name) for name in "ywh"]
+        return [names.index("imageindex"), names.index("findinglabel"), first, *others]
+    except (StopIteration, ValueError):
+        raise DataError(
+            f"{path}:1: the header is {','.join(header)!r}, not {','.join(_BOX_COLUMNS)!r}; "
+            "use the file as NIH publishes it"
+        ) from None
+
+
 def _box_row(where: str, cells: list[str]) -> _BoxRow:
-    if len([cell for cell in cells if cell.strip()]) < len(_BOX_COLUMNS):
-        raise DataError(f"{where}: {','.join(cells)!r}: needs image, label, x, y, w, h; complete or remove the line")
-    label = cells[1].strip()
+    label = cells[1]
     _check_label(label, where, "Finding Label", allowed=tuple(NIH_LABELS))
-    numbers = []
-    for column, cell in zip("xywh", cells[2:6], strict=True):
-        try:
-            numbers.append(float(cell))
-        except ValueError:
-            raise DataError(f"{where}: column {column!r} = {cell!r}: not a number; correct the line") from None
-    x, y, w, h = numbers
+    numbers = zip("xywh", cells[2:], strict=True)
+    x, y, w, h = (finite(cell, f"{where}: column {column!r}") for column, cell in numbers)
     if not (w > 0 and h > 0):
         raise DataError(f"{where}: columns 'w', 'h' = {w:g}, {h:g}: the box is inverted or empty; both must be above 0")
     if not (x >= 0 and y >= 0 and x + w <= GRID and y + h <= GRID):
@@ -188,38 +191,6 @@ def _box_row(where: str, cells: list[str]) -> _BoxRow:
             f"{GRID:g}x{GRID:g} grid of the published images; correct the line"
         )
     return _BoxRow(where, label, Box(x, y, x + w, y + h))
-
-
-def _read_entries(root: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Lines of the entry list by column name, with where they are."""
-    path = next((root / name for name in ENTRY_FILES if (root / name).is_file()), root / ENTRY_FILES[0])
-    lines = _csv_lines(path)
-    _, header = next(lines, (1, []))
-    missing = [column for column in _ENTRY_COLUMNS if column not in header]
-    if missing:
-        raise DataError(f"{path}:1: column {missing[0]!r} is missing; use the file as NIH publishes it")
-    for number, cells in lines:
-        row = dict(zip(header, cells, strict=False))
-        short = [column for column in _ENTRY_COLUMNS if column not in row]
-        if short:
-            raise DataError(f"{path}:{number}: {','.join(cells)!r}: column {short[0]!r} is missing; complete the line")
-        yield f"{path}:{number}", row
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers (from 1) and cells of the lines that are not blank."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; data.root must hold the official NIH files")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{path}:{reader.line_num + 1}: not readable as UTF-8 CSV ({error}); copy it again"
-            ) from error
 
 
 def _plain(text: str) -> str:

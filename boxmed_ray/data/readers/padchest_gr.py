@@ -1,7 +1,8 @@
 """PadChest-GR as published: ``grounded_reports_*.json``, ``master_table.csv`` (or its zip) and 16-bit PNG images.
 
 What lives here: those files. What does not: what a label means (labels.py). A report is the English sentences in
-their order; boxes are those of the first reader, as shares of width and height. Patients and splits are the master
+their order; boxes are those of the first reader, as shares of width and height, beside those of the second
+(``extra_boxes``). Patients and splits are the master
 table's. Source: Castro et al., NEJM AI 2025 (arXiv 2411.05085).
 """
 
@@ -17,7 +18,7 @@ from boxmed_ray.data.readers.boxes import check_inside, corners, scaled_box
 from boxmed_ray.data.readers.files import DataFolder, read_json, stored_size
 from boxmed_ray.data.readers.tables import Row, read_table, split_of
 from boxmed_ray.data.report_text import clean_report
-from boxmed_ray.data.study import DataError, Finding
+from boxmed_ray.data.study import Box, DataError, Finding
 from rewards.categories import NO_FINDING
 
 SOURCE: Final = "padchest-gr"
@@ -91,9 +92,17 @@ def _finding(where: str, finding: Any, width: int, height: int) -> Finding:
         raise DataError(f"{where}.abnormal = {finding.get('abnormal')!r}: must be true or false; correct it")
     if not finding["abnormal"]:
         return Finding(phrase=_ended(phrase), disease=NO_FINDING)
+    boxes, others = (_boxes(where, finding, key, width, height) for key in ("boxes", "extra_boxes"))
+    disease = disease_of(labels, PADCHEST)
+    region = region_of(disease, boxes, width, height)
+    readings = (boxes, others) if others else ()
+    return Finding(phrase=_ended(phrase), boxes=boxes, disease=disease, region=region, readings=readings)
+
+
+def _boxes(where: str, finding: dict[str, Any], key: str, width: int, height: int) -> tuple[Box, ...]:
     boxes = []
-    for number, shares in enumerate(_list(where, finding, "boxes")):
-        place = f"{where}.boxes[{number}]"
+    for number, shares in enumerate(_list(where, finding, key)):
+        place = f"{where}.{key}[{number}]"
         if not isinstance(shares, list):
             raise DataError(f"{place} = {shares!r}: must be [x1, y1, x2, y2]; correct it")
         box = corners(shares, place)
@@ -102,9 +111,7 @@ def _finding(where: str, finding: Any, width: int, height: int) -> Finding:
         scaled = scaled_box(box, width, height)
         check_inside(scaled, (width, height), place)
         boxes.append(scaled)
-    disease = disease_of(labels, PADCHEST)
-    region = region_of(disease, boxes, width, height)
-    return Finding(phrase=_ended(phrase), boxes=tuple(boxes), disease=disease, region=region)
+    return tuple(boxes)
 
 
 def _list(where: str, finding: dict[str, Any], key: str) -> list[Any]:

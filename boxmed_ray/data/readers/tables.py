@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from boxmed_ray.data.readers.boxes import finite
@@ -66,27 +66,41 @@ def read_table(path: Path, required: Sequence[str]) -> Iterator[Row]:
     """Lines of a table that are not blank.
 
     Args:
-        path: ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also with ``.gz``; or a ``.zip`` with one such file.
+        path: as ``read_cells``.
         required: columns that must be there, in any order and case; others are kept as well.
 
     Raises:
-        DataError: the file cannot be read, is no UTF-8 text, lacks a column, or unpacks to more than ``MAX_TABLE``.
+        DataError: as ``read_cells``, or a column is missing.
+    """
+    lines = read_cells(path)
+    header = [column.strip().lower() for column in next(lines, ("", []))[1]]
+    missing = [column for column in required if column.lower() not in header]
+    if missing:
+        raise DataError(
+            f"{path}:1: column {missing[0]!r} is missing (there are: {', '.join(header)[:300] or 'none'}); "
+            "use the file as it is published"
+        )
+    for where, cells in lines:
+        yield Row(where, dict(zip(header, cells, strict=False)))
+
+
+def read_cells(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Where each line that is not blank is, and its cells; the heading is the first.
+
+    Args:
+        path: ``.csv``, ``.tsv`` or ``.txt`` (tabs), each also with ``.gz``; or a ``.zip`` with one such file.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8 text, or unpacks to more than ``MAX_TABLE``.
     """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zip")
     delimiter = "\t" if name.endswith((".tsv", ".txt")) else ","
     with _text(path) as file:
         reader = csv.reader(_lines(file, path), delimiter=delimiter)
         try:
-            header = [column.strip().lower() for column in next(reader, [])]
-            missing = [column for column in required if column.lower() not in header]
-            if missing:
-                raise DataError(
-                    f"{path}:1: column {missing[0]!r} is missing (there are: {', '.join(header)[:300] or 'none'}); "
-                    "use the file as it is published"
-                )
             for cells in reader:
                 if any(cell.strip() for cell in cells):
-                    yield Row(f"{path}:{reader.line_num}", dict(zip(header, cells, strict=False)))
+                    yield f"{path}:{reader.line_num}", cells
         except UnicodeDecodeError as error:
             raise DataError(f"{path}:{reader.line_num + 1}: not UTF-8 text ({error.reason}); copy it again") from error
         except csv.Error as error:
@@ -102,7 +116,9 @@ def _text(path: Path) -> Iterator[io.TextIOWrapper]:
         with path.open("rb") as file:
             if path.suffix.lower() == ".zip":
                 with zipfile.ZipFile(file) as archive:
-                    names = [n for n in archive.namelist() if n.lower().endswith((".csv", ".tsv", ".txt"))]
+                    # What macOS puts beside a file (__MACOSX/._a.csv) is no table.
+                    tables = [n for n in archive.namelist() if n.lower().endswith((".csv", ".tsv", ".txt"))]
+                    names = [n for n in tables if not PurePosixPath(n).name.startswith("._")]
                     if len(names) != 1:
                         raise DataError(f"{path}: holds {len(names)} tables, not one; unpack the one that is meant")
                     with archive.open(names[0]) as member:

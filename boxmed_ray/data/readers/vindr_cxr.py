@@ -36,6 +36,8 @@ class _Image:
     """By label: where, reader and box of each line."""
     labels: dict[str, None] = field(default_factory=dict)
     """In order, those without boxes too."""
+    readers: dict[str, None] = field(default_factory=dict)
+    """In order, those who found nothing too."""
     problem: str | None = None
 
 
@@ -69,6 +71,8 @@ def _add_box(row: Row, split: Split, images: dict[str, _Image]) -> None:
         if label.lower() not in VINDR:
             raise DataError(f"{row.where}: column 'class_name' = {label!r}: not a label of VinDr-CXR; correct it")
         image.labels[label.lower()] = None
+        if reader := row.get("rad_id"):
+            image.readers[reader] = None
         if label.lower() != "no finding" and any(row.get(column) for column in _CORNERS):
             box = corners([row.number(column) for column in _CORNERS], f"{row.where}: columns {', '.join(_CORNERS)}")
             image.boxes.setdefault(label.lower(), []).append((row.where, row.get("rad_id") or "", box))
@@ -125,7 +129,13 @@ def _findings(image: _Image, width: int, height: int) -> Iterator[Finding]:
         boxes = agreed_boxes([(reader, box) for _, reader, box in lines])
         disease = VINDR[label]
         yield Finding(
-            phrase=as_phrase(label), boxes=boxes, disease=disease, region=region_of(disease, boxes, width, height)
+            phrase=as_phrase(label),
+            boxes=boxes,
+            disease=disease,
+            region=region_of(disease, boxes, width, height),
+            readings=tuple(tuple(box for _, by, box in lines if by == reader) for reader in image.readers)
+            if boxes and len(image.readers) > 1
+            else (),
         )
 
 

@@ -66,6 +66,27 @@ SENTENCES = [
     ("Biapical pleural thickening.", {"Pleural Other": P}),
     ("NO EFFUSION; STABLE CARDIOMEGALY", {"Pleural Effusion": N, "Cardiomegaly": P}),
     ("No acute cardiopulmonary process.", {}),
+    # What opens an item of a list does not take back the word that denies or doubts it.
+    ("Heart is enlarged, no large effusion.", {"Cardiomegaly": P, "Pleural Effusion": N}),
+    ("No pneumothorax, no right effusion, and no new infiltrate.",
+     {"Pneumothorax": N, "Pleural Effusion": N, "Lung Opacity": N}),
+    ("Cardiomegaly with possible small effusions.", {"Cardiomegaly": P, "Pleural Effusion": U}),
+    # A noun with a verb of its own is not denied by what came before.
+    ("There is no effusion and heart is enlarged.", {"Pleural Effusion": N, "Cardiomegaly": P}),
+    ("No effusion, lungs are clear.", {"Pleural Effusion": N, "Lung Opacity": N}),
+    ("No effusion and pneumothorax is seen.", {"Pleural Effusion": N, "Pneumothorax": N}),
+    ("Heart size and pulmonary vascularity are normal.", {"Cardiomegaly": N}),
+    ("No acute, displaced rib fractures are seen.", {"Fracture": N}),
+    ("Heart is normal in size without effusion.", {"Cardiomegaly": N, "Pleural Effusion": N}),
+    # Tables, and abbreviations.
+    ("Pleural effusion: None. Pneumothorax: no. Edema: negative. Heart: normal.",
+     {"Pleural Effusion": N, "Pneumothorax": N, "Edema": N, "Cardiomegaly": N}),
+    ("Pleura: no effusion or pneumothorax", {"Pleural Effusion": N, "Pneumothorax": N}),
+    ("Low volumes w/o effusion, r/o pneumonia.", {"Pleural Effusion": N}),
+    ("Effusion cannot be seen. Chest no longer shows a pneumothorax.", {"Pleural Effusion": N, "Pneumothorax": N}),
+    ("The effusion has partially resolved. Opacity unlikely to represent pneumonia.",
+     {"Pleural Effusion": P, "Lung Opacity": P, "Pneumonia": N}),
+    ("Pneumonia should be considered. Fracture ruled out.", {"Pneumonia": U, "Fracture": N}),
 ]  # fmt: skip
 
 
@@ -107,12 +128,12 @@ def test_any_text_has_labels_among_the_14(text: str):
     "unit", ["no ", "heart ", "no effusion, ", "enlarged ", "effusion or ", "possible the ", "mass removed and ", "."]
 )
 def test_time_is_bounded_for_long_repetitions(unit: str):
-    began = time.perf_counter()
+    began = time.process_time()
     label(unit * (1_000_000 // len(unit)))
-    assert time.perf_counter() - began < 2
-    began = time.perf_counter()
+    assert time.process_time() - began < 2
+    began = time.process_time()
     label("heart " * 1500 + "big " * 2500)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert findings("x" * MAX_CHARACTERS + " effusion") == {}
 
 

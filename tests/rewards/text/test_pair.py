@@ -22,6 +22,9 @@ from rewards.text.pair import MAX_CHARACTERS, PairReward, has_words, spoken
         (" <think>No effusion.", ""),
         ("<think>No effusion.<answer>No effusion.</answer>", ""),
         ("<think></think>", ""),
+        ("Sure! <think>No effusion.", "Sure!"),
+        ("<answer><think>No effusion.", ""),
+        ("<think>a</think>No effusion. <think>b", "No effusion."),
         ("", ""),
     ],
 )
