@@ -116,6 +116,10 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         except Exception as error:
             if signals.stopped.is_set():  # Ray turns what a signal handler raises within its calls into its own errors
                 raise _Stop from None
+            if isinstance(error, TimeoutError) and not running:
+                raise ConfigError(
+                    f"{name}: Ray Serve did not start: {error} The machine is busy; try again when it is less so"
+                ) from error
             if isinstance(error, RuntimeError) and not running:
                 raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
             raise
