@@ -104,10 +104,11 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         _show_our_lines()
         running = False
         try:
-            serve.start(
-                http_options={"host": serving.host, "port": serving.port, "request_timeout_s": LAST_RESORT_S},
-                logging_config=QUIET_LOGS,
-            )
+            options: dict[str, Any] = {"host": serving.host, "port": serving.port, "request_timeout_s": LAST_RESORT_S}
+            try:
+                serve.start(http_options=options, logging_config=QUIET_LOGS)
+            except TimeoutError:  # its HTTP server is late on a busy machine: join what is starting, and wait on below
+                serve.start(http_options=options, logging_config=QUIET_LOGS)
             deploy(artifacts)
             running = True
             _announce(name, serving)

@@ -55,7 +55,10 @@ def test_only_this_machine_is_loopback() -> None:
 def test_a_machine_too_busy_to_start_on_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.serve
 
-    def late(**_: object) -> None:
+    asked = []
+
+    def late(**options: object) -> None:
+        asked.append(options)
         raise TimeoutError("HTTP proxies not available after 60s.")
 
     monkeypatch.setattr(serve.app, "ray_session", lambda **_: contextlib.nullcontext())
@@ -63,3 +66,4 @@ def test_a_machine_too_busy_to_start_on_is_told_without_a_traceback(monkeypatch:
     held = Artifacts(RunConfig(), Path(), "b", (Adapter("a", Path(), "v", 8),), None)
     with pytest.raises(ConfigError, match=r"not available after 60s\. The machine is busy; try again"):
         serve.app._serve(held, Serving(Path()), serve.app._Signals())
+    assert len(asked) == 2  # the first wait is not the last
