@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 BoxPixels = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the image that was sent, origin at the top left."""
@@ -17,7 +18,7 @@ NOTICE = "Research use only. Not a medical device; not for diagnosis or treatmen
 
 MEDIA_PROBLEM = "application/problem+json"
 
-MODEL_EXAMPLE = {
+MODEL_EXAMPLE: JsonDict = {
     "name": "phantom-cpu",
     "backbone_version": "9f2c61d0a8b34e57",
     "adapter": "phantom-cpu-41abf0c2d9e87365",
@@ -123,7 +124,7 @@ class Timings(BaseModel):
     total_ms: float
 
 
-REPORT_EXAMPLE = {
+REPORT_EXAMPLE: JsonDict = {
     "id": "f25ea5a5-8e08-4e14-950c-5627d2c7e9c1",
     "report": "There is a small opacity in the left lung. No pneumothorax.",
     "truncated": False,

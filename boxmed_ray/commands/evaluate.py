@@ -143,11 +143,9 @@ def compare(first: Path, second: Path, out: Path | None, resamples: int) -> None
     beside = baselines_beside(one, two)
     show_comparison(*names, found, {**one.missing, **two.missing}, beside)
     if out is not None:
-        sides = [
-            Side(name, samples, read_curves(folder / CURVES))
-            for name, samples, folder in zip(names, (ours, theirs), (first, second), strict=True)
-        ]
-        write_comparison_page(out / "comparison.html", found, *sides, beside)
+        left = Side(names[0], ours, read_curves(first / CURVES))
+        right = Side(names[1], theirs, read_curves(second / CURVES))
+        write_comparison_page(out / "comparison.html", found, left, right, beside)
         (out / "comparison.csv").write_text(comparison_csv(found, beside), encoding="utf-8", newline="")
         print(f"written to {out}")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxmed_ray.data.concepts import label_of
-from boxmed_ray.data.study import Study
+from boxmed_ray.data.study import Box, Study
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from rewards.box import pairwise_iou
 from rewards.sample import BoxT
@@ -108,10 +108,10 @@ def readers_against_each_other(studies: Iterable[Study]) -> list[GroundingRecord
             label=label_of(finding),
             width=study.width,
             height=study.height,
-            target=tuple(tuple(box) for box in truth),
-            greedy=tuple(tuple(box) for box in other),
+            target=_corners(truth),
+            greedy=_corners(other),
             well_formed=True,
-            sampled=(tuple(tuple(box) for box in other),),
+            sampled=(_corners(other),),
             sampled_well_formed=(True,),
         )
         for study in studies
@@ -120,6 +120,10 @@ def readers_against_each_other(studies: Iterable[Study]) -> list[GroundingRecord
         for j, other in enumerate(finding.readings)
         if i != j and truth
     ]
+
+
+def _corners(boxes: Iterable[Box]) -> tuple[BoxT, ...]:
+    return tuple((box.x1, box.y1, box.x2, box.y2) for box in boxes)
 
 
 def _answer(record: GroundingRecord, box: BoxT | None) -> GroundingRecord:

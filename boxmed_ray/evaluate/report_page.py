@@ -17,7 +17,7 @@ from markupsafe import Markup
 from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, Case, ReportCase, choose_cases, data_uri
 from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
 from boxmed_ray.evaluate.curves import curves_csv, draw_curves
-from boxmed_ray.evaluate.summary import GroundingSummary, Summary
+from boxmed_ray.evaluate.summary import GroundingSummary, LabelSummary, Summary
 from boxmed_ray.evaluate.verdict import verdict
 from boxmed_ray.evaluate.watched import read_alarms, read_watched
 from boxmed_ray.tracking import read_metrics
@@ -104,7 +104,8 @@ def _downloads(summary: Summary, metrics: Sequence[Mapping[str, Any]]) -> dict[s
     """Name → CSV file of all that the page draws or lists, as an address."""
     grounding: list[list[object]] = [["model", "label", "n", "mean_iou", "sampled_mean_iou", "share_50"]]
     for name, row in _stages(summary):
-        for label, part in (("", row), *row.per_label.items()):
+        parts: list[tuple[str, GroundingSummary | LabelSummary]] = [("", row), *row.per_label.items()]
+        for label, part in parts:
             grounding.append([name, label, part.n, part.mean_iou, part.sampled_mean_iou, part.share_50])
     files = {"grounding.csv": csv_text(grounding)}
     if summary.report and summary.report.disease_f1_per_label:
