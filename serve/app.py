@@ -36,7 +36,7 @@ _PATIENCE = {
 }
 """Serve gives its HTTP server 5 s to start and 10 s to answer, and then kills it: too little on a busy laptop."""
 
-_LAST_RESORT_S = 3600.0
+LAST_RESORT_S = 3600.0
 """Ray Serve's own time-out, of whole answers, a batch's too. Ours come first (Limits): they answer in a form."""
 
 
@@ -104,10 +104,11 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         _show_our_lines()
         running = False
         try:
-            serve.start(
-                http_options={"host": serving.host, "port": serving.port, "request_timeout_s": _LAST_RESORT_S},
-                logging_config=QUIET_LOGS,
-            )
+            options: dict[str, Any] = {"host": serving.host, "port": serving.port, "request_timeout_s": LAST_RESORT_S}
+            try:
+                serve.start(http_options=options, logging_config=QUIET_LOGS)
+            except TimeoutError:  # its HTTP server is late on a busy machine: join what is starting, and wait on below
+                serve.start(http_options=options, logging_config=QUIET_LOGS)
             deploy(artifacts)
             running = True
             _announce(name, serving)
@@ -116,6 +117,10 @@ def _serve(artifacts: Artifacts, serving: Serving, signals: _Signals) -> None:
         except Exception as error:
             if signals.stopped.is_set():  # Ray turns what a signal handler raises within its calls into its own errors
                 raise _Stop from None
+            if isinstance(error, TimeoutError) and not running:
+                raise ConfigError(
+                    f"{name}: Ray Serve did not start: {error} The machine is busy; try again when it is less so"
+                ) from error
             if isinstance(error, RuntimeError) and not running:
                 raise ConfigError(f"{name}: the engine did not load: {_reason(error)}") from error
             raise

@@ -295,6 +295,15 @@ def test_the_serve_config_has_no_key_that_serve_does_not_know() -> None:
     assert app["import_path"] == "serve.cluster:build"
 
 
+def test_serve_on_a_cluster_logs_no_word_of_a_client_and_gives_batches_their_time() -> None:
+    from serve.app import LAST_RESORT_S
+    from serve.deployment import QUIET_LOGS
+
+    config = yaml.safe_load(of_kind("service", "RayService")["spec"]["serveConfigV2"])
+    assert config["logging_config"] == QUIET_LOGS
+    assert config["http_options"]["request_timeout_s"] == LAST_RESORT_S
+
+
 def test_versions_are_those_of_the_project() -> None:
     import ray
 

@@ -243,8 +243,10 @@ def test_what_is_exported_and_logged_names_routes_and_no_word_of_a_client(server
     for method, path in (("GET", f"/patients/{name}"), (name.upper(), f"/v1/reports/{name}"), ("GET", "/v1/models")):
         httpx.request(method, f"{server.url}{path}?{name}={name}", headers=server.headers, timeout=30)
     with server.client as client:
+        before = _located(client.get("/metrics").text)
         answered = client.post("/v1/ground", files={"image": png()}, data={"phrase": NODULE})
-        text = _settled(lambda: client.get("/metrics").text, lambda now: 'route="/v1/ground"' in now)
+        _until(lambda: _located(client.get("/metrics").text) > before, 30)
+        text = client.get("/metrics").text
     assert name.lower() not in text.lower()
     dashboard = (Path(__file__).parents[2] / "cluster" / "grafana" / "serving.json").read_text()
     for asked in set(re.findall(r"ray_boxmed_\w+", dashboard)):
@@ -323,7 +325,7 @@ def test_no_request_left_a_trace_in_a_log(server: Server) -> None:
     pixels = np.asarray(radiograph(300, 200)).astype(np.uint16)
     server.report(files={"image": (f"{name}.dcm", hostile.dicom(pixels))}, headers={"x-request-id": name})
     assert server.post(files={name: (name, b"x", name)}).status_code == 422
-    assert httpx.get(f"{server.url}/patients/{name}", timeout=30).status_code == 404
+    assert httpx.get(f"{server.url}/patients/{name}", headers=server.headers, timeout=30).status_code == 404
     ray_folder = Path(_ray_folder(server))
     logs = [path for path in ray_folder.rglob("*") if path.is_file() and path.suffix in {".log", ".err", ".out"}]
     assert logs
@@ -346,6 +348,12 @@ def test_ctrl_c_ends_the_service_and_leaves_no_process(server: Server) -> None:
     log = server.log.read_text()
     assert log.rstrip().endswith("stopped")
     assert "Traceback" not in log
+
+
+def _located(text: str) -> float:
+    """Requests to locate a phrase, as exported."""
+    pattern = r'^ray_boxmed_request_seconds_count{[^}]*route="/v1/ground"[^}]*} (\S+)$'
+    return sum(float(value) for value in re.findall(pattern, text, re.M))
 
 
 def _settled(read: Any, holds: Any = lambda _: True) -> Any:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 
-from boxmed_ray.config import ConfigError
+import serve.app
+from boxmed_ray.config import ConfigError, RunConfig
 from serve.app import Serving, _check_port, run
+from serve.artifacts import Adapter, Artifacts
 from serve.desk import Settings
 from serve.security import is_loopback
 
@@ -47,3 +50,20 @@ def test_a_free_port_is_accepted_again_after_the_check() -> None:
 def test_only_this_machine_is_loopback() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"))
+
+
+def test_a_machine_too_busy_to_start_on_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.serve
+
+    asked = []
+
+    def late(**options: object) -> None:
+        asked.append(options)
+        raise TimeoutError("HTTP proxies not available after 60s.")
+
+    monkeypatch.setattr(serve.app, "ray_session", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(ray.serve, "start", late)
+    held = Artifacts(RunConfig(), Path(), "b", (Adapter("a", Path(), "v", 8),), None)
+    with pytest.raises(ConfigError, match=r"not available after 60s\. The machine is busy; try again"):
+        serve.app._serve(held, Serving(Path()), serve.app._Signals())
+    assert len(asked) == 2  # the first wait is not the last
