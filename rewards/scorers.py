@@ -133,7 +133,8 @@ def _place(name: str, paths: Paths) -> Path | None:
 def _missing(name: str, why: str, place: Path | None) -> MissingScorerError:
     resource = RESOURCES[name]
     remedy = resource.remedy.format(folder=place or "FOLDER")
-    where = "" if place or name == "minilm" else f", and name it: --set scorers.{name}=FOLDER or ${ENVIRONMENT}"
+    options = f"--set scorers.{name}=FOLDER (boxmed train), --scorer {name}=FOLDER (boxmed rewards)"
+    where = "" if place or name == "minilm" else f", and name it: {options}, or ${ENVIRONMENT}"
     return MissingScorerError(f"{name} is missing: {resource.what}: {why}; to get it: {remedy}{where}")
 
 

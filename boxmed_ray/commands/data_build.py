@@ -46,15 +46,19 @@ def build(
 
     named = parse_source(source)
     shown = _Progress("built")
-    built = stage.build(
-        named.items(test_share),
-        to,
-        {"kind": named.kind, "test_share": test_share},
-        Size(scale, max_pixels),
-        skip_corrupt=skip_corrupt,
-        workers=workers,
-        on_progress=shown.update,
-    )
+    try:
+        built = stage.build(
+            named.items(test_share),
+            to,
+            {"kind": named.kind, "test_share": test_share},
+            Size(scale, max_pixels),
+            skip_corrupt=skip_corrupt,
+            workers=workers,
+            on_progress=shown.update,
+        )
+    except KeyboardInterrupt:
+        print("\nboxmed: stopped; the same command goes on with it", file=sys.stderr)
+        raise
     shown.end()
     again = f"; {built.found} of {built.found + built.made} shards were there already" if built.found else ""
     print(f"{built.manifest}: {built.studies} studies, {built.skipped} left out{again}")

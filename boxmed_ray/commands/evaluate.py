@@ -76,7 +76,11 @@ def evaluate(
     check_judges(subject.config.evaluate.judges)
     folder = subject.run / "data" if subject.run and subject.own_data else out / "data"
     dataset = load_studies(subject.config.data, subject.config.seed, folder)
-    print(f"evaluate {subject.name}: {len(dataset.split('test'))} held-out studies", file=sys.stderr)
+    with_adapter = f", adapter {lora.folder} for {adapter_for}" if lora else ", no adapter"
+    print(
+        f"evaluate {subject.name}: model {subject.model}{with_adapter}, {len(dataset.split('test'))} held-out studies",
+        file=sys.stderr,
+    )
     answers = answer_held_out(subject.config, dataset, subject.model, lora)
     measured = Measured(subject.name, subject.model, lora, subject.config)
     metrics = subject.run / "metrics.jsonl" if subject.run else None

@@ -24,7 +24,7 @@ def test_p_equals_the_enumeration_of_all_signs():
     assert one_tailed_wilcoxon(better, dict.fromkeys(better, 0.0)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("count", [1, 5, 13, 14, 60])
+@pytest.mark.parametrize("count", [1, 5, 9, 14, 60])
 def test_tied_pairs_are_tested_as_scipy_does(count: int):
     rng = np.random.default_rng(count)
     differences = rng.integers(-1, 4, count).astype(float)
