@@ -22,7 +22,7 @@ _HEAD = """# Configuration
 
 Every key of a recipe, what it means, its default and what it may be. `--set KEY=VALUE` takes any of them; an unknown
 key or a value out of range is refused before anything starts. This page is written by `python
-scripts/config_reference.py` from the models in `boxmed_ray/config.py`.
+scripts/config_reference.py` from the models in `boxmed_ray/config/`.
 """
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "a multiple of", "min_length": "length ≥"}
 
