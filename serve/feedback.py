@@ -15,6 +15,7 @@ import io
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,12 +117,16 @@ class FeedbackFile:
         return str(line["id"])
 
     def keep(self, image: Image.Image, digest: str) -> None:
-        """Keep the pixels that the model saw, by their digest."""
+        """Keep the pixels that the model saw, by their digest.
+
+        Raises:
+            OSError: the disk is full, or may not be written.
+        """
         place = self._folder / "images" / f"{digest}.png"
         if not self.images or place.exists():
             return
         place.parent.mkdir(exist_ok=True)
-        beside = place.with_suffix(f".{os.getpid()}")
+        beside = place.with_suffix(f".{uuid.uuid4().hex}")  # the same image may come several times at once
         image.save(beside, "PNG")
         beside.replace(place)
 

@@ -179,7 +179,10 @@ class _Job:
         desk.service.observer.phase("ground", written.ground_ms / 1000)
         info = _image_info(radiograph)
         if desk.feedback is not None and desk.feedback.images:
-            await asyncio.to_thread(desk.feedback.keep, radiograph.seen, info.digest)
+            try:
+                await asyncio.to_thread(desk.feedback.keep, radiograph.seen, info.digest)
+            except OSError as error:  # the report is there all the same
+                log.error("image-not-kept id=%s why=%r", self.id, error.strerror)
         log.info("report id=%s sentences=%d total_ms=%.0f", self.id, len(written.sentences), 1000 * total_s)
         sentences = written.sentences
         if not self._options.reasoning:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 
 import serve.images
 from serve.api import build_app
+from serve.desk import Settings
 from serve.security import Limits
 from tests.integration.test_page import Answering
 from tests.serve import hostile
@@ -134,3 +136,20 @@ def test_no_more_images_are_decoded_at_a_time_than_memory_holds(monkeypatch: pyt
     monkeypatch.setattr(serve.images, "prepare", slowly)
     assert asyncio.run(ask()) == [200] * 8
     assert most == 2
+
+
+def test_one_image_that_comes_many_times_at_once_is_kept_once_and_answered_each_time(tmp_path: Path) -> None:
+    async def ask() -> list[int]:
+        app = build_app(Answering(), Limits(), Settings(feedback=tmp_path, feedback_images=True))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            answers = await asyncio.gather(*(client.post("/v1/reports", **multipart(PNG)) for _ in range(24)))
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200] * 24
+    assert [path.suffix for path in (tmp_path / "images").iterdir()] == [".png"]
+
+
+def test_an_image_that_cannot_be_kept_costs_no_report(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("not a folder")
+    with TestClient(build_app(Answering(), LIMITS, Settings(feedback=tmp_path, feedback_images=True))) as client:
+        assert client.post("/v1/reports", **multipart(PNG)).status_code == 200
