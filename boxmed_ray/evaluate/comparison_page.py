@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH
 from boxmed_ray.evaluate.comparison import Difference, in_order_of
 from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
 from boxmed_ray.evaluate.curves import curves_csv, draw_curves
 from boxmed_ray.evaluate.evaluation import Samples
 from boxmed_ray.evaluate.grounding_figures import label_ious
 from boxmed_ray.evaluate.label_figures import category_f1
+from boxmed_ray.evaluate.pages import write_page
 from boxmed_ray.evaluate.radar import radar_axes, radar_csv, radar_svg
 from boxmed_ray.evaluate.study_cases import picture, study_cases, worst_studies
 from boxmed_ray.evaluate.tables import Beside, bare_p, baseline_names, comparison_csv
@@ -56,20 +55,17 @@ def write_comparison_page(path: Path, found: Sequence[Difference], first: Side, 
         second: the other, over the same samples.
         beside: baselines of the figures of grounding.
     """
-    environment = Environment(
-        loader=PackageLoader("boxmed_ray.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["p"] = bare_p
     names = first.name, second.name
     bars = class_bars(first.samples, second.samples)
     axes = radar_axes([{each.name: each.first for each in found}, {each.name: each.second for each in found}])
     classes = [[chart.title, name, *values] for chart in bars for name, values in chart.rows.items()]
     others = study_cases(in_order_of(second.samples, first.samples))
     curves = {f"curves-{i}.csv": side.metrics for i, side in enumerate((first, second), start=1) if side.metrics}
-    page = environment.get_template("comparison.html").render(
+    write_page(
+        path,
+        "comparison.html",
+        {"p": bare_p},
         names=names,
-        css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
         kinds={title: own for kind, title in _KINDS.items() if (own := [each for each in found if each.kind == kind])},
         beside=beside,
         baselines=baseline_names(beside),
@@ -88,8 +84,6 @@ def write_comparison_page(path: Path, found: Sequence[Difference], first: Side, 
         ],
         studies=len(others),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
 
 
 def class_bars(first: Samples, second: Samples) -> list[Bars]:

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH
 from boxmed_ray.evaluate.comparison_page import Bars, categories, paired_bars
 from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
 from boxmed_ray.evaluate.curves import curves_csv, draw_curves
 from boxmed_ray.evaluate.evaluation import Baselines, Evaluation, Samples
 from boxmed_ray.evaluate.grounding_figures import label_ious
+from boxmed_ray.evaluate.pages import write_page
 from boxmed_ray.evaluate.radar import radar_axes, radar_csv, radar_svg
 from boxmed_ray.evaluate.study_cases import picture, study_cases, worst_studies
 from boxmed_ray.evaluate.tables import baseline_names
@@ -44,16 +43,14 @@ def write_evaluation_page(
         baselines: answers beside the model's.
         metrics: lines of metrics.jsonl of the run that the model is of, for its curves.
     """
-    environment = Environment(
-        loader=PackageLoader("boxmed_ray.evaluate"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     kinds = {"Grounding": evaluation.grounding, "Reasoning": evaluation.concepts, "Reports": evaluation.reports}
     axes = radar_axes([{name: f.value for part in kinds.values() for name, f in part.items()}])
     bars = class_bars(samples, baselines)
-    page = environment.get_template("evaluation.html").render(
+    return write_page(
+        folder / FILE,
+        "evaluation.html",
+        {},
         evaluation=evaluation,
-        css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
         kinds={title: figures for title, figures in kinds.items() if figures},
         beside=baseline_names({name: figure.baselines for name, figure in evaluation.grounding.items()}),
         radar=Markup(radar_svg(axes, [evaluation.name])),
@@ -68,10 +65,6 @@ def write_evaluation_page(
             **({"curves.csv": csv_uri(curves_csv(metrics))} if metrics else {}),
         },
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def class_bars(samples: Samples, baselines: Baselines) -> list[Bars]:

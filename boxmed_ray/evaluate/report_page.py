@@ -6,17 +6,16 @@ figures (summary.py), the curves (curves.py), the choice of cases (cases.py), th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH, Case, ReportCase, choose_cases, data_uri
+from boxmed_ray.evaluate.cases import Case, ReportCase, choose_cases, data_uri
 from boxmed_ray.evaluate.csv_text import csv_text, csv_uri
 from boxmed_ray.evaluate.curves import curves_csv, draw_curves
+from boxmed_ray.evaluate.pages import write_page
 from boxmed_ray.evaluate.summary import GroundingSummary, LabelSummary, Summary
 from boxmed_ray.evaluate.verdict import verdict
 from boxmed_ray.evaluate.watched import read_alarms, read_watched
@@ -68,27 +67,16 @@ def write_stopped(folder: Path, reason: str, metrics: Path) -> Path:
 
 
 def _write(folder: Path, template: str, metrics: Path, **values: Any) -> Path:
-    environment = Environment(
-        loader=PackageLoader("boxmed_ray.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    page = environment.get_template(template).render(
+    return write_page(
+        folder / FILE,
+        template,
+        {"figure": _figure},
         name=folder.resolve().name,
-        css=Markup(environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)),
         curves=[(curve, Markup(curve.svg)) for curve in draw_curves(_read(metrics))],
         watched=read_watched(folder),
         alarms=read_alarms(folder),
         **values,
     )
-    path = folder / FILE
-    part = path.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
 
 
 def _read(metrics: Path) -> list[dict[str, Any]]:
