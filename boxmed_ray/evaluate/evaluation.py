@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from boxmed_ray.evaluate.label_figures import label_figures
 from boxmed_ray.evaluate.meteor_java import NAME as METEOR_15
 from boxmed_ray.evaluate.meteor_java import meteor_figure
 from boxmed_ray.evaluate.report_figures import SCORES, score_figures, score_kind, text_figures
+from boxmed_ray.whole_file import write_whole
 from rewards.categories import Status
 from rewards.sample import BoxT
 from rewards.text.labels import label
@@ -199,9 +199,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, samples: Samples, bas
         _write_rows(folder / CONCEPTS, _concept_rows(samples))
     if samples.reports:
         _write_rows(folder / REPORTS, _report_rows(samples))
-    part = folder / f"{FILE}.part"
-    part.write_text(evaluation.model_dump_json(indent=2) + "\n")
-    os.replace(part, folder / FILE)
+    write_whole(folder / FILE, evaluation.model_dump_json(indent=2) + "\n")
 
 
 def read_evaluation(folder: Path) -> tuple[Evaluation, Samples]:

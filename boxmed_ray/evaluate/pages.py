@@ -6,7 +6,6 @@ evaluation_page.py, comparison_page.py), its words (templates/).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from boxmed_ray.evaluate.cases import MCL, SVR, TRUTH
+from boxmed_ray.whole_file import write_whole
 
 
 def write_page(path: Path, template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> Path:
@@ -30,7 +30,4 @@ def write_page(path: Path, template: str, filters: Mapping[str, Callable[..., st
     css = environment.get_template("report.css").render(truth=TRUTH, mcl=MCL, svr=SVR)
     page = environment.get_template(template).render(css=Markup(css), **values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return write_whole(path, page)

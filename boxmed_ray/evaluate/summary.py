@@ -5,12 +5,12 @@ What lives here: the schema, reading, writing and the verdict in words. What doe
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from boxmed_ray.config import Share
+from boxmed_ray.whole_file import write_whole
 
 FILE = "summary.json"
 
@@ -107,11 +107,7 @@ class Summary(_Section):
 
 def write_summary(folder: Path, summary: Summary) -> Path:
     """Write ``folder``/summary.json whole or not at all, and return its path."""
-    path = folder / FILE
-    part = path.with_suffix(".part")
-    part.write_text(summary.model_dump_json(indent=2) + "\n")
-    os.replace(part, path)
-    return path
+    return write_whole(folder / FILE, summary.model_dump_json(indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> Summary:

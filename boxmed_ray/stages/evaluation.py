@@ -24,6 +24,7 @@ from boxmed_ray.data.study import Study
 from boxmed_ray.evaluate.concept_figures import ConceptRecord
 from boxmed_ray.evaluate.grounding import GroundingRecord
 from boxmed_ray.stages.generation import generate
+from boxmed_ray.whole_file import write_whole
 from rewards.sample import BoxT
 
 _NOTHING = Rollout(np.zeros(0, np.int64), np.zeros(0, np.float32), "length", 0, "")
@@ -133,9 +134,7 @@ def _record(
 def save_records(records: Sequence[GroundingRecord], path: Path) -> None:
     """One JSON object a line, beside the stage it measures."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def load_records(path: Path) -> list[GroundingRecord]:
@@ -149,9 +148,7 @@ def save_reports(studies: Sequence[Study], reports: Sequence[str], path: Path) -
         json.dumps({"study_id": study.id, "reference": study.report, "generated": text}) + "\n"
         for study, text in zip(studies, reports, strict=True)
     )
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines))
-    part.replace(path)
+    write_whole(path, "".join(lines))
 
 
 def _from_json(fields: dict[str, Any]) -> GroundingRecord:

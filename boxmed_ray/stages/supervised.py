@@ -25,6 +25,7 @@ from boxmed_ray.data.examples import Example
 from boxmed_ray.stages.train_loop import CHECKPOINTS, DIVERGED, PROGRESS, RESULT, STOP, Job, Kind, Row, train_loop
 from boxmed_ray.stages.watch import DivergedError
 from boxmed_ray.tracking import read_metrics
+from boxmed_ray.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -190,9 +191,7 @@ def _trainer(job: Job) -> Any:
 def _cut_progress(path: Path, step: int) -> None:
     """Drop the lines of steps beyond ``step``, which are done again, and one that was left half-written."""
     if path.is_file():
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step))
-        part.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step))
 
 
 class _Tail:
